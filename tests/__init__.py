@@ -1,0 +1,1 @@
+"""Tests, the scripted upstream that they use, and the benchmark."""
