@@ -1,0 +1,102 @@
+"""Feedback on the data plane: `POST /v1/feedback` and `GET /v1/feedback/{id}`.
+
+The application mounts `feedback_router()` behind its authentication, which leaves the caller's key
+in `scope["llmops.key"]`, and keeps the store in `app.state.feedback`.
+"""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from gateway.errors import BadRequest, Unauthorized
+from gateway.feedback import FeedbackStore, NewFeedback
+from gateway.keys import Key
+
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
+Reference = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
+TagName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")]
+TagValue = Annotated[str, Field(max_length=512, pattern=r"^[^\x00]*$")]
+
+
+class FeedbackRequest(BaseModel):
+    """Body of `POST /v1/feedback`; `inference_id` is another name for `request_id`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: Identifier | None = None
+    request_id: Reference | None = None
+    inference_id: Reference | None = None
+    episode_id: Identifier | None = None
+    metric_name: Identifier
+    value: Any
+    comment: Annotated[str, Field(max_length=65536, pattern=r"^[^\x00]*$")] | None = None
+    tags: Annotated[dict[TagName, TagValue], Field(max_length=64)] = {}
+
+
+class FeedbackResponse(BaseModel):
+    """Answer of `POST /v1/feedback`."""
+
+    feedback_id: str
+
+
+def caller(request: Request) -> Key:
+    """The key that the request was authenticated with."""
+    key = request.scope.get("llmops.key")
+    if not isinstance(key, Key):
+        raise Unauthorized
+    return key
+
+
+async def submitted(request: Request, key: Annotated[Key, Depends(caller)]) -> NewFeedback:
+    """The body, checked; BadRequest names the field that is wrong."""
+    try:
+        body = FeedbackRequest.model_validate(orjson.loads(await request.body()))
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or None
+        raise BadRequest(f"{where or 'body'}: {first['msg']}", param=where) from error
+    named = [body.request_id, body.inference_id, body.episode_id]
+    if sum(name is not None for name in named) != 1:
+        raise BadRequest(
+            "give exactly one of request_id, inference_id and episode_id", param="request_id"
+        )
+    return NewFeedback(
+        tenant=key.tenant,
+        key_id=key.key_id,
+        metric_name=body.metric_name,
+        value=body.value,
+        reference=body.request_id or body.inference_id,
+        episode_id=body.episode_id,
+        client_id=body.id,
+        comment=body.comment,
+        tags=body.tags,
+    )
+
+
+def feedback_router() -> APIRouter:
+    """The two routes."""
+    router = APIRouter(tags=["feedback"])
+
+    @router.post("/v1/feedback")
+    async def give(
+        request: Request, new: Annotated[NewFeedback, Depends(submitted)]
+    ) -> FeedbackResponse:
+        """Give feedback on a request or an episode."""
+        store: FeedbackStore = request.app.state.feedback
+        return FeedbackResponse(feedback_id=await run_in_threadpool(store.add, new))
+
+    @router.get("/v1/feedback/{feedback_id}")
+    async def show(
+        feedback_id: str, request: Request, key: Annotated[Key, Depends(caller)]
+    ) -> dict[str, Any]:
+        """One piece of the caller's own tenant's feedback."""
+        store: FeedbackStore = request.app.state.feedback
+        record = await run_in_threadpool(store.get, feedback_id, key.tenant)
+        return record.as_dict()
+
+    return router
