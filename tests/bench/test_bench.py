@@ -1,0 +1,40 @@
+"""The benchmark's own parts: its stream client, its ratios and its table."""
+
+from tests.bench.report import ratio_table, ratios, table
+from tests.bench.stream_client import run_streams, stream_request
+from tests.scripted_upstream import ScriptedUpstream
+
+
+async def test_the_stream_client_sees_every_event_and_its_lag() -> None:
+    async with ScriptedUpstream() as upstream:
+        model = "chat,timestamp,tokens=12,paced-ms=10,slice=50"
+        request = stream_request(f"{upstream.url}/chat/completions", model, {})
+        load = await run_streams(request, streams=4, stagger_seconds=0.01, cpu_seconds=lambda: 1.0)
+    assert load.whole == len(load.first) == 4
+    assert len(load.lags) == 4 * 12
+    assert 0 < min(load.lags) < max(load.lags) < 2e9
+    assert 0 < load.window_events < 4 * 12
+
+
+async def test_streams_that_are_cut_are_not_counted_as_whole() -> None:
+    async with ScriptedUpstream() as upstream:
+        request = stream_request(f"{upstream.url}/chat/completions", "timestamp,cut-after=5", {})
+        load = await run_streams(request, streams=2, stagger_seconds=0, cpu_seconds=lambda: 0.0)
+    assert load.whole == 0
+    assert len(load.lags) == 2 * 4
+
+
+def test_ratios_are_met_or_missed() -> None:
+    figures = {
+        "gateway": {"cpu_us_per_request": 100.0, "added_p50_us": 300.0},
+        "vllm-router": {"cpu_us_per_request": 80.0, "added_p50_us": 100.0},
+        "LiteLLM": {"cpu_us_per_request": 12_000.0},
+    }
+    found = ratios(figures)
+    assert [(one["peer"], one["met"]) for one in found] == [
+        ("vllm-router", True),
+        ("LiteLLM", True),
+        ("vllm-router", False),
+    ]
+    assert "| CPU per unary request / LiteLLM | 1/120 | ≤ 1/30 | met |" in ratio_table(found)
+    assert "| gateway | - | 300 | - |" in table(figures)
