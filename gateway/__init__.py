@@ -1,0 +1,1 @@
+"""The OpenAI-compatible inference gateway: request path, keys, request log, money and feedback."""

@@ -1,0 +1,320 @@
+"""The gateway's configuration: one YAML file, validated, unknown keys refused with their path.
+
+Secrets never stand in the file: where one is needed the file names an environment variable.
+`config_hash` identifies what was in force and is kept with every request.
+"""
+
+import hashlib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+WILDCARD = "*"
+Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f]+$")]
+
+
+class ConfigurationError(ValueError):
+    """The file cannot be used; the message has one line for each mistake, with its key's path."""
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(Section):
+    """An address to listen on."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=0, le=65535)
+
+
+class Server(Listen):
+    """The data plane."""
+
+    port: int = Field(4000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=64)
+    drain_seconds: float = Field(30, ge=0, le=600)
+
+
+class Admin(Listen):
+    """The admin plane: keys, teams, log, costs, metrics; a credential of its own."""
+
+    port: int = Field(4001, ge=0, le=65535)
+
+
+class Limits(Section):
+    """What one request may be. Sizes in bytes, times in seconds."""
+
+    body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    head_bytes: int = Field(16 * 1024, ge=1024)
+    head_fields: int = Field(64, ge=8)
+    head_seconds: float = Field(10, gt=0)
+    body_seconds: float = Field(30, gt=0)
+    json_depth: int = Field(64, ge=8, le=512)
+    choices: int = Field(8, ge=1, le=128)
+    messages: int = Field(1024, ge=1)
+    embedding_inputs: int = Field(2048, ge=1)
+    in_flight: int = Field(1024, ge=1, description="requests under way per worker, then 503")
+
+
+class Timeouts(Section):
+    """How long an upstream may take, in seconds."""
+
+    connect: float = Field(2, gt=0)
+    first_byte: float = Field(60, gt=0)
+    idle: float = Field(30, gt=0)
+    total: float = Field(600, gt=0)
+
+
+class Upstream(Section):
+    """A server that answers OpenAI calls. A request can never name one.
+
+    Attributes:
+        kind: `openai` speaks to `url`; `litellm` is the local process around LiteLLM.
+        url: base address up to and with `/v1`.
+        api_key_env: environment variable with the upstream's API key.
+        engine: `vllm` is sent our request id and a cache salt for each tenant.
+        on_disconnect: when the client goes away, `cancel` the upstream or `drain` it.
+        stream_usage: ask for usage on streams (`stream_options.include_usage`).
+        tell_tenant: send the tenant in `x-llmops-tenant` (the embedding server keys by it).
+        connections: open connections at most, per worker.
+    """
+
+    kind: Literal["openai", "litellm"] = "openai"
+    url: str = Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    api_key_env: str | None = None
+    engine: Literal["vllm", "generic"] = "generic"
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    stream_usage: bool = True
+    tell_tenant: bool = False
+    connections: int = Field(256, ge=1)
+    timeouts: Timeouts = Timeouts()
+
+
+class Price(Section):
+    """USD per million tokens; cached defaults to input, reasoning to output."""
+
+    input: Usd = Decimal(0)
+    output: Usd = Decimal(0)
+    cached: Usd | None = None
+    reasoning: Usd | None = None
+
+
+class SelfHosted(Section):
+    """A node's price and what it was measured to do: the price per token follows.
+
+    Attributes:
+        node_usd_per_hour: what one node costs, USD an hour.
+        input_tokens_per_second: prompt tokens one busy node reads a second.
+        output_tokens_per_second: tokens one busy node writes a second.
+    """
+
+    node_usd_per_hour: Usd
+    input_tokens_per_second: Decimal = Field(gt=0)
+    output_tokens_per_second: Decimal = Field(gt=0)
+
+
+class Model(Section):
+    """A model's public name (alias) and where it is answered.
+
+    Attributes:
+        upstream: name of an entry of `upstreams`.
+        model: the name the upstream knows it by; the alias itself by default.
+        price: explicit price, or
+        self_hosted: price derived from a node, or neither: LiteLLM's price table.
+        tokenizer: a `tokenizer.json`, to count tokens where the upstream gives no usage.
+        max_output_tokens: cap put on every request.
+    """
+
+    upstream: Name
+    model: str | None = None
+    price: Price | None = None
+    self_hosted: SelfHosted | None = None
+    tokenizer: Path | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_price(self) -> "Model":
+        if self.price and self.self_hosted:
+            raise ValueError("give either price or self_hosted, not both")
+        return self
+
+
+class Metric(Section):
+    """A feedback metric that applications may send."""
+
+    type: Literal["boolean", "float", "categorical"]
+    level: Literal["request", "episode"] = "request"
+    optimize: Literal["min", "max"] = "max"
+    categories: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _categories_fit(self) -> "Metric":
+        if (self.type == "categorical") != bool(self.categories):
+            raise ValueError("categories belong to a categorical metric, and it needs them")
+        return self
+
+
+class Feedback(Section):
+    """Declared feedback metrics, by name. `comment` and `demonstration` always exist."""
+
+    metrics: dict[Name, Metric] = {}
+
+
+class Log(Section):
+    """The request log.
+
+    Attributes:
+        durability: `buffered` writes a record before the last byte of its response and syncs it
+            at most `sync_seconds` later; `sync` syncs before the last byte.
+        table: folder or `s3://` URL of the Delta table; under LLMOPS_HOME by default.
+        segment_bytes, segment_seconds: a spool segment is closed at this size or age.
+        spool_bytes: the spool's cap; beyond it requests are refused before the upstream is called.
+        commit_seconds: the shipper commits closed segments this often.
+        bodies: keep request and response bodies (a key may switch them off for itself).
+        retain_bodies_days, retain_days: how long bodies and rows are kept; None is forever.
+    """
+
+    durability: Literal["buffered", "sync"] = "buffered"
+    sync_seconds: float = Field(0.05, gt=0, le=1)
+    table: str | None = None
+    storage_options: dict[str, str] = {}
+    segment_bytes: int = Field(16 * 1024 * 1024, ge=4096)
+    segment_seconds: float = Field(2, gt=0)
+    spool_bytes: int = Field(2 * 1024**3, ge=65536)
+    commit_seconds: float = Field(2, gt=0)
+    bodies: bool = True
+    retain_bodies_days: int | None = Field(None, ge=1)
+    retain_days: int | None = Field(None, ge=1)
+
+
+class EmbeddingModel(Section):
+    """A model of the embedding server.
+
+    Attributes:
+        source: `sentence_transformers` computes here; `upstream` asks another server.
+        path: folder of the model's files; the packaged all-MiniLM-L6-v2 by default.
+        url, api_key_env, model: the other server, its key's variable, and its model name.
+        dimensions: length of its vectors.
+    """
+
+    source: Literal["sentence_transformers", "upstream"] = "sentence_transformers"
+    path: Path | None = None
+    url: str | None = None
+    api_key_env: str | None = None
+    model: str | None = None
+    dimensions: int = Field(384, ge=1)
+
+
+class Embeddings(Section):
+    """The embedding server: models, and their cache in Feast on Redis."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(4010, ge=0, le=65535)
+    redis_url: str = "redis://127.0.0.1:6390/0"
+    ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
+    models: dict[Name, EmbeddingModel] = {"all-MiniLM-L6-v2": EmbeddingModel()}
+
+
+class LiteLLMProvider(Section):
+    """One model that the LiteLLM process serves: LiteLLM's name for it, and its key's variable."""
+
+    model: str
+    api_base: str | None = None
+    api_key_env: str | None = None
+
+
+class LiteLLM(Section):
+    """The small process around LiteLLM, an upstream like any other."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(4020, ge=0, le=65535)
+    models: dict[Name, LiteLLMProvider] = {}
+
+
+class Traces(Section):
+    """OpenTelemetry spans, sent by the shipper.
+
+    Attributes:
+        endpoint: OTLP/HTTP address, such as MLflow's `http://127.0.0.1:5000/v1/traces`.
+        experiment: name of the MLflow experiment that shows them.
+        sample: share of requests, 0 to 1; decided by the request id, the same everywhere.
+        bodies: put messages into the spans.
+    """
+
+    endpoint: str | None = None
+    experiment: str = "gateway"
+    sample: float = Field(1.0, ge=0, le=1)
+    bodies: bool = True
+
+
+class Configuration(Section):
+    """The whole file. `stack` belongs to the local stack and is checked there."""
+
+    server: Server = Server()
+    admin: Admin = Admin()
+    limits: Limits = Limits()
+    upstreams: dict[Name, Upstream]
+    models: dict[Name, Model]
+    feedback: Feedback = Feedback()
+    log: Log = Log()
+    embeddings: Embeddings | None = None
+    litellm: LiteLLM | None = None
+    traces: Traces = Traces()
+    stack: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Configuration":
+        for alias, model in self.models.items():
+            if model.upstream not in self.upstreams:
+                known = ", ".join(sorted(self.upstreams)) or "none"
+                raise ValueError(
+                    f"models.{alias}.upstream: no upstream {model.upstream!r} (there are: {known})"
+                )
+        return self
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hex digits that stand for everything in the file."""
+        canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(canonical).hexdigest()[:12]
+
+
+def parse_configuration(text: str, origin: str = "configuration") -> Configuration:
+    """Validate YAML `text`; raises ConfigurationError that names every wrong key's path."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{origin}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{origin}: expected keys and values at the top")
+    try:
+        return Configuration.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(item)}" for item in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from error
+
+
+def load_configuration(path: Path) -> Configuration:
+    """Read and validate the file at `path`."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; set LLMOPS_CONFIG") from error
+    return parse_configuration(text, origin=str(path))
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "file"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,63 @@
+"""One inference request under way: what is known of it so far. The stages of the request path
+(`gateway.request_path`) fill it in; the ledger settles it."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.exchange import PRIVATE, Exchange, HeaderList
+from gateway.keys import Key
+from gateway.live import Snapshot
+from gateway.records import RequestRecord
+from gateway.routing import Target
+from gateway.spool import Part
+
+MILLISECONDS = 1000
+
+
+@dataclass(slots=True)
+class Inference:
+    """One request.
+
+    Attributes:
+        snapshot: the configuration that was in force when it came.
+        raw, body: the request's bytes, and what they say.
+        part: where the log keeps an answer that is too long for memory.
+        own_seconds: time that the gateway itself spent on it.
+        settled: it is priced, logged and counted; that happens once.
+    """
+
+    exchange: Exchange
+    snapshot: Snapshot
+    record: RequestRecord
+    key: Key | None = None
+    raw: bytes = b""
+    body: dict[str, Any] | None = None
+    target: Target | None = None
+    part: Part | None = None
+    own_seconds: float = 0.0
+    settled: bool = False
+
+    def spend(self, since: float) -> None:
+        """Count the time from `since` until now as the gateway's own."""
+        self.own_seconds += time.perf_counter() - since
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request came."""
+        return (time.perf_counter() - self.exchange.started) * MILLISECONDS
+
+    def wants_usage(self) -> bool:
+        """Whether the client asked for a stream's usage itself."""
+        options = (self.body or {}).get("stream_options") or {}
+        return bool(options.get("include_usage"))
+
+    def headers(self) -> HeaderList:
+        """The response headers that every answer carries."""
+        record = self.record
+        headers = [(b"x-request-id", record.request_id.encode()), PRIVATE]
+        if record.target is not None:
+            headers.append((b"x-model", record.target.encode("latin-1", "replace")))
+        if record.cache is not None:
+            headers.append((b"x-cache", record.cache.encode()))
+        headers.append((b"x-gateway-overhead-ms", b"%.3f" % (self.own_seconds * MILLISECONDS)))
+        return headers

@@ -1,0 +1,281 @@
+"""The request path: one inference request from its arrival to its row in the log.
+
+    authenticate → read → validate → route → intend → ask → (reply | relay) → settle
+
+Each stage is one call in `InferenceEndpoint.serve`. Whatever happens on the way, the request is
+settled once: its usage is priced, its record is in the spool, its metrics are counted. A client
+that goes away cancels the task of its own request; the record is written all the same, because
+writing it never waits.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import uuid_utils
+
+from gateway import wire
+from gateway.auth import authenticate
+from gateway.errors import BadRequest, GatewayError, Unavailable, UpstreamBroken
+from gateway.exchange import Disconnected, Exchange, Receive, Scope, Send
+from gateway.inference import Inference
+from gateway.key_ring import KeyRing
+from gateway.ledger import Ledger
+from gateway.live import Live
+from gateway.prices import usd_text
+from gateway.records import RequestRecord, Status
+from gateway.relay import Relay
+from gateway.routing import Target, cache_salt
+from gateway.spool import SpoolUnavailable
+from gateway.stream import finish_reason_of
+from gateway.upstream import Answer, Call, Transport, refusal
+from gateway.usage import read_usage
+
+SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
+CACHE_STATES = frozenset(("hit", "partial", "miss"))
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of OpenAI's endpoints: its path under `/v1`, and the table of its body's fields."""
+
+    name: str
+    path: str
+    checks: Mapping[str, wire.Check]
+    required: tuple[str, ...]
+    streams: bool = True
+
+
+ENDPOINTS = (
+    Endpoint("chat", "/chat/completions", wire.CHAT, ("model", "messages")),
+    Endpoint("completions", "/completions", wire.COMPLETION, ("model", "prompt")),
+    Endpoint("embeddings", "/embeddings", wire.EMBEDDING, ("model", "input"), streams=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the request path works with; made once per worker."""
+
+    live: Live
+    ring: KeyRing
+    transport: Transport
+    ledger: Ledger
+    salt_secret: bytes
+
+
+class InferenceEndpoint:
+    """One endpoint as an ASGI callable."""
+
+    def __init__(self, endpoint: Endpoint, services: Services):
+        self.endpoint = endpoint
+        self.services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = Inference(
+            Exchange(scope, receive, send),
+            self.services.live.current,
+            RequestRecord(
+                request_id=str(uuid_utils.uuid7()),
+                ts=time.time_ns() // 1000,
+                endpoint=self.endpoint.name,
+            ),
+        )
+        with self.services.ledger.under_way():
+            try:
+                await self.serve(work)
+            except GatewayError as error:
+                await self._fail(work, error)
+            except SpoolUnavailable as error:
+                _log.error("%s", error)
+                await self._fail(work, Unavailable("The request log takes no more; try later."))
+            except Disconnected:
+                await self._gone(work)
+            except asyncio.CancelledError:
+                await self._cancelled(work)
+            finally:
+                work.exchange.connection.on_close = None
+
+    async def serve(self, work: Inference) -> None:
+        """The path, top to bottom."""
+        self._admit(work)
+        self._authenticate(work)
+        await self._read(work)
+        self._validate(work)
+        self._route(work)
+        call = self._intend(work)
+        answer = await self._ask(work, call)
+        try:
+            if call.stream:
+                await Relay(work, answer, self.services.ledger).run()
+            else:
+                await self._reply(work, answer)
+        finally:
+            answer.close()
+
+    def _admit(self, work: Inference) -> None:
+        work.record.config_hash = work.snapshot.config_hash
+        self.services.ledger.admit(work.snapshot.configuration.limits.in_flight)
+
+    def _authenticate(self, work: Inference) -> None:
+        key = authenticate(work.exchange.headers.get(b"authorization"), self.services.ring)
+        work.key = key
+        record = work.record
+        record.key_id, record.tenant, record.team = key.key_id, key.tenant, key.team
+        record.user = key.user_id
+
+    async def _read(self, work: Inference) -> None:
+        work.raw = await work.exchange.read_body(work.snapshot.configuration.limits.body_bytes)
+
+    def _validate(self, work: Inference) -> None:
+        started = time.perf_counter()
+        limits = work.snapshot.configuration.limits
+        body = work.body = wire.parse(work.raw, limits)
+        for name in self.endpoint.required:
+            if name not in body:
+                raise BadRequest(f"'{name}' is missing.", param=name, code="missing_field")
+        assert work.key is not None
+        strict = work.key.unknown_fields == "reject"
+        wire.validate(body, self.endpoint.checks, limits, strict=strict)
+        _describe(work.record, body, work.exchange.headers)
+        work.spend(started)
+
+    def _route(self, work: Inference) -> None:
+        started = time.perf_counter()
+        assert work.key is not None and work.body is not None
+        target = work.snapshot.routes.resolve(work.body["model"], work.key)
+        work.target = target
+        work.record.target = target.name
+        work.spend(started)
+
+    def _intend(self, work: Inference) -> Call:
+        """Write the intent, then be ready for a client that goes away."""
+        started = time.perf_counter()
+        assert work.target is not None
+        call = self._call(work, work.target)
+        self.services.ledger.begin(work.record)
+        if work.target.upstream.on_disconnect == "cancel":
+            task = asyncio.current_task()
+            assert task is not None
+            work.exchange.connection.on_close = task.cancel
+        work.spend(started)
+        return call
+
+    def _call(self, work: Inference, target: Target) -> Call:
+        assert work.body is not None and work.key is not None
+        upstream = target.upstream
+        stream = self.endpoint.streams and bool(work.body.get("stream"))
+        body = wire.upstream_body(work.body, target.model)
+        headers = {"content-type": "application/json"}
+        if stream and upstream.stream_usage:
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        if target.settings.max_output_tokens is not None and self.endpoint.streams:
+            wire.cap_output(body, target.settings.max_output_tokens)
+        if upstream.engine == "vllm":
+            body["request_id"] = work.record.request_id
+            body["cache_salt"] = cache_salt(self.services.salt_secret, work.key.tenant)
+        if upstream.tell_tenant:
+            headers["x-llmops-tenant"] = work.key.tenant
+            if "cache" in work.body:
+                body["cache"] = work.body["cache"]
+        if target.credential:
+            headers["authorization"] = f"Bearer {target.credential}"
+        work.record.stream = stream
+        url = upstream.url.rstrip("/") + self.endpoint.path
+        return Call(url, headers, orjson.dumps(body), upstream.timeouts, stream)
+
+    async def _ask(self, work: Inference, call: Call) -> Answer:
+        answer = await self.services.transport.send(call)
+        if not 200 <= answer.status < 300:
+            try:
+                raise refusal(answer.status, answer.headers, await answer.read())
+            finally:
+                answer.close()
+        if call.stream and "event-stream" not in answer.headers.get("content-type", ""):
+            answer.close()
+            raise UpstreamBroken("The upstream answered a stream's request without a stream.")
+        return answer
+
+    async def _reply(self, work: Inference, answer: Answer) -> None:
+        """A whole answer: priced and logged, then sent as it came."""
+        data = await answer.read()
+        answered = time.perf_counter()
+        parsed = _parse_answer(data)
+        record = work.record
+        record.upstream_id = _text(parsed.get("id"))
+        record.finish_reason = finish_reason_of(parsed)
+        cache = answer.headers.get("x-cache")
+        record.cache = cache if cache in CACHE_STATES else None
+        record.ttft_ms = work.elapsed_ms()
+        ledger = self.services.ledger
+        usage = read_usage(parsed.get("usage")) or await ledger.estimate(work, data)
+        ledger.price(work, usage)
+        work.spend(answered)
+        ledger.settle(work, Status.OK, 200, data)
+        await ledger.durable()
+        headers = work.headers()
+        headers.append((b"x-response-cost", usd_text(record.cost_nano_usd).encode()))
+        await work.exchange.answer(200, headers, data)
+
+    async def _fail(self, work: Inference, error: GatewayError) -> None:
+        if not work.settled:
+            work.record.error_code = error.code
+            status = 200 if work.exchange.begun else error.http_status
+            try:
+                self.services.ledger.settle(work, error.log_status, status, error.json())
+            except SpoolUnavailable as failure:
+                _log.error("request %s is not in the log: %s", work.record.request_id, failure)
+        await work.exchange.fail(error, work.headers())
+
+    async def _gone(self, work: Inference) -> None:
+        """The client left: whatever was used so far is priced and logged."""
+        if work.settled:
+            return
+        work.record.error_code = "client_disconnected"
+        try:
+            self.services.ledger.settle(work, Status.CLIENT_DISCONNECTED, 499, b"")
+        except SpoolUnavailable as failure:
+            _log.error("request %s is not in the log: %s", work.record.request_id, failure)
+
+    async def _cancelled(self, work: Inference) -> None:
+        task = asyncio.current_task()
+        if work.exchange.connection.closed and task is not None:
+            task.uncancel()
+            await self._gone(work)
+            return
+        await self._fail(work, SHUTDOWN)
+        raise asyncio.CancelledError
+
+
+def _describe(
+    record: RequestRecord, body: Mapping[str, Any], headers: Mapping[bytes, bytes]
+) -> None:
+    """Take into the record what the caller said of its request."""
+    record.model = body["model"]
+    record.user = body.get("user") or record.user
+    record.episode_id = body.get("episode_id")
+    record.tags = dict(body.get("metadata") or {})
+    contexts = {n: body[n] for n in ("retrieved_contexts", "reference") if body.get(n) is not None}
+    record.contexts = contexts or None
+    client_id = headers.get(b"x-request-id")
+    if client_id is not None:
+        record.tags["client_request_id"] = client_id.decode("latin-1")[: wire.TEXT_BYTES]
+
+
+def _parse_answer(data: bytes) -> dict[str, Any]:
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise UpstreamBroken("The upstream's answer is not JSON.") from error
+    if not isinstance(parsed, dict):
+        raise UpstreamBroken("The upstream's answer is not a JSON object.")
+    return parsed
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,105 @@
+"""Tokens used: read from the upstream's answer, or counted here where it gives none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. `source` is `upstream` or `estimated`.
+
+    `cached_tokens` are part of `input_tokens`, `reasoning_tokens` of `output_tokens`.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: str = "upstream"
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Usage from an answer's `usage` object; None if there is none. An explicit 0 stays 0."""
+    if not isinstance(usage, Mapping):
+        return None
+    input_tokens = _count(usage, "prompt_tokens")
+    if input_tokens is None:
+        return None
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=_count(usage, "completion_tokens") or 0,
+        cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+    )
+
+
+def answer_text(completed: bytes) -> str:
+    """The text of a completed answer (JSON), all choices; other bytes count as they are."""
+    try:
+        parsed = orjson.loads(completed)
+    except orjson.JSONDecodeError:
+        return completed.decode("utf-8", "replace")
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    texts = []
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            texts += _texts(choice.get("text")) + _texts(choice.get("message"))
+    return "".join(texts)
+
+
+def estimate(request: Mapping[str, Any], answer_text: str, tokenizer: Path | None) -> Usage:
+    """Count tokens here. Slow: call it off the event loop.
+
+    With a `tokenizer.json` the count is the model's own, but for its template; without one it is
+    four UTF-8 bytes a token, the rule of thumb for English.
+    """
+    prompt = "\n".join(_texts(request.get("messages") or request.get("prompt") or ""))
+    prompt = prompt or "\n".join(_texts(request.get("input") or ""))
+    return Usage(
+        input_tokens=_tokens(prompt, tokenizer),
+        output_tokens=_tokens(answer_text, tokenizer),
+        source="estimated",
+    )
+
+
+def _tokens(text: str, tokenizer: Path | None) -> int:
+    if not text:
+        return 0
+    if tokenizer is not None:
+        return len(_load_tokenizer(tokenizer).encode(text, add_special_tokens=False).ids)
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+
+
+@lru_cache(maxsize=8)
+def _load_tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
+
+
+def _texts(value: Any) -> list[str]:
+    """Every piece of text in messages, prompts and inputs, in order."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    if isinstance(value, Mapping):
+        return [text for name in ("content", "text") for text in _texts(value.get(name))]
+    return []
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int | None:
+    value = usage.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    return (_count(details, name) or 0) if isinstance(details, Mapping) else 0

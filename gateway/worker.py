@@ -1,0 +1,189 @@
+"""A gateway worker: `python -m gateway.worker`. Any number of them share one port.
+
+Each worker has its own spool segments, keys in memory and connections to the upstreams; what they
+share is in the state database, the spool folder and the kernel's socket queue (SO_REUSEPORT).
+"""
+
+import asyncio
+import gc
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+import uvloop
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.aiohttp_transport import AiohttpTransport
+from gateway.app import DataPlane, Parts
+from gateway.configuration import ConfigurationError, Listen
+from gateway.database import open_database
+from gateway.feedback import FeedbackStore
+from gateway.key_ring import KeyRing
+from gateway.ledger import Ledger
+from gateway.live import Live
+from gateway.metrics import Metrics
+from gateway.protocol import BoundedProtocol, bounded_protocol
+from gateway.request_lookup import RequestLookup
+from gateway.request_path import Services
+from gateway.settings import Settings, SettingsError, load_settings
+from gateway.spool import Spool, SpoolUnavailable
+
+RELOAD_SECONDS = 0.5
+LAG_SECONDS = 0.25
+SWEEP_TICKS = 10
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+_log = logging.getLogger(__name__)
+
+
+class WorkerServer(uvicorn.Server):
+    """uvicorn, with a look at slow connections once a second, and a note of the drain."""
+
+    draining = False
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % SWEEP_TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.sweep(now)
+        stop = await super().on_tick(counter)
+        self.draining = self.draining or stop
+        return stop
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal says stop; then finish what is under way."""
+    live = Live(settings.config_path, settings.environ)
+    configuration = live.current.configuration
+    database = open_database(settings.database_url)
+    ring = KeyRing(database, settings.key_digest_secret())
+    ring.load()
+    spool = Spool(settings.spool_dir, configuration.log)
+    most = max(upstream.connections for upstream in configuration.upstreams.values())
+    transport = AiohttpTransport(most)
+    metrics = Metrics()
+    admin = configuration.admin
+    parts = Parts(
+        live=live,
+        ring=ring,
+        services=Services(
+            live=live,
+            ring=ring,
+            transport=transport,
+            ledger=Ledger(spool, metrics),
+            salt_secret=settings.key_digest_secret(),
+        ),
+        feedback=FeedbackStore(database, configuration.feedback.metrics),
+        lookup=RequestLookup(
+            f"http://{admin.host}:{admin.port}", settings.admin_credential(), transport
+        ),
+        ready=lambda: _not_ready(ring, spool, server),
+    )
+    server = WorkerServer(_uvicorn_config(DataPlane(parts), configuration.server.drain_seconds,
+                                          bounded_protocol(configuration.limits)))  # fmt: skip
+    listener = listen(configuration.server)
+    gc.freeze()
+    background = (
+        ring.refresh_forever(), spool.run(), _reload_forever(live), _watch_lag(metrics, parts)
+    )  # fmt: skip
+    async with _running(*background):
+        await server.serve(sockets=[listener])
+    await transport.close()
+    spool.close()
+
+
+def listen(address: Listen) -> socket.socket:
+    """A listening socket that other workers can share."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((address.host, address.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"{address.host}:{address.port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _uvicorn_config(app: Any, drain: float, protocol: type[BoundedProtocol]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(drain),
+    )
+
+
+def _not_ready(ring: KeyRing, spool: Spool, server: WorkerServer) -> str | None:
+    if server.draining:
+        return "shutting down"
+    if not ring.servable:
+        return "the state database has been away for too long"
+    try:
+        spool.ensure_room()
+    except SpoolUnavailable as error:
+        return str(error)
+    return None
+
+
+@asynccontextmanager
+async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _reload_forever(live: Live) -> None:
+    while True:
+        await asyncio.sleep(RELOAD_SECONDS)
+        await asyncio.to_thread(live.reload_if_changed)
+
+
+async def _watch_lag(metrics: Metrics, parts: Parts) -> None:
+    """Measure how late a timer fires: whatever blocks the event loop shows here."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        metrics.loop_lag.observe(max(0.0, loop.time() - due))
+        metrics.in_flight.set(parts.services.ledger.in_flight)
+
+
+def main() -> int:
+    """Run one worker; 1 and a message if it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = load_settings()
+        settings.metrics_dir.mkdir(parents=True, exist_ok=True)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except (ConfigurationError, SettingsError, SpoolUnavailable) as error:
+        _log.error("the worker cannot start: %s", error)
+        return 1
+    except SQLAlchemyError as error:
+        _log.error("the worker cannot read the state database (%s)", type(error).__name__)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Train, evaluate, gate and promote, once for every model kind."""

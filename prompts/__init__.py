@@ -1,0 +1,1 @@
+"""Prompt files: versioned in Git, indexed in MLflow."""

@@ -1,0 +1,1 @@
+"""Human feedback and the fine-tuning that it feeds."""
