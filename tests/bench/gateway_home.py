@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from deploy.migrations import upgrade
 from gateway.database import open_database
 from gateway.keys import KeyStore
 from gateway.settings import Settings, load_settings
@@ -14,7 +15,7 @@ from tests.bench.upstreams import STREAM_SCRIPT, Upstreams
 
 UNARY_MODEL = "bench"
 STREAM_MODEL = "stream"
-SCRIPTED_MODELS = ("chat,big-bytes=5000000,tokens=5000", "fixed=8")
+BIG_STREAM = "chat,big-bytes=5000000,tokens=5000"
 
 
 def configuration(upstreams: Upstreams, *, port: int, admin_port: int) -> dict[str, Any]:
@@ -23,9 +24,8 @@ def configuration(upstreams: Upstreams, *, port: int, admin_port: int) -> dict[s
     models = {
         UNARY_MODEL: {"upstream": "unary", "price": price},
         STREAM_MODEL: {"upstream": "stream", "model": STREAM_SCRIPT, "price": price},
+        BIG_STREAM: {"upstream": "stream", "price": price},
     }
-    for name in SCRIPTED_MODELS:
-        models[name] = {"upstream": "stream", "price": price}
     return {
         "server": {"port": port},
         "admin": {"port": admin_port},
@@ -45,6 +45,7 @@ def make_home(home: Path, given: dict[str, Any]) -> tuple[Settings, str]:
     path.write_text(yaml.safe_dump(given))
     environment = {"LLMOPS_HOME": str(home), "LLMOPS_CONFIG": str(path)}
     settings = load_settings(environment)
+    upgrade(settings.database_url)
     store = KeyStore(open_database(settings.database_url), settings.key_digest_secret())
     token, _ = store.generate(actor="bench")
     return settings, token
