@@ -1,0 +1,1 @@
+"""The composition root: the llmops command and the stack on one machine."""

@@ -1,0 +1,1 @@
+"""The subcommands of `llmops`, one module each; imported only when they are called."""

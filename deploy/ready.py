@@ -1,0 +1,67 @@
+"""What `llmops up` prints at its end: addresses, the key, and a line that works as it is."""
+
+import json
+import shlex
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from deploy.development_key import key_file
+from deploy.parts import Part
+from gateway.configuration import WILDCARD, Configuration
+from gateway.settings import Settings
+
+ASK_SECONDS = 1.0
+QUESTION = "What is the capital of France?"
+
+
+def print_ready(
+    console: Console, settings: Settings, configuration: Configuration, parts: list[Part], key: str
+) -> None:
+    """Print it, without colors inside the lines that are to be copied."""
+    urls = {part.name: part.url for part in parts if part.url}
+    gateway = urls["gateway"] or ""
+    model = chat_model(configuration, gateway, key)
+    lines = [
+        "",
+        *(f"{name:<12}{url}" for name, url in urls.items()),
+        f"{'API key':<12}{key}",
+        f"{'':<12}(kept in {key_file(settings)}; admin key: {settings.home / 'secrets'})",
+        "",
+        "Try it:",
+        curl(gateway, key, model),
+        "",
+        "llmops status | llmops logs tail | llmops costs | llmops down",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def curl(gateway: str, key: str, model: str) -> str:
+    """A chat completion as one line for the shell."""
+    message = {"role": "user", "content": QUESTION}
+    body = json.dumps({"model": model, "messages": [message], "max_tokens": 24})
+    words = ["curl", f"{gateway}/chat/completions", "-H", f"Authorization: Bearer {key}"]
+    return shlex.join([*words, "-H", "Content-Type: application/json", "-d", body])
+
+
+def chat_model(configuration: Configuration, gateway: str, key: str) -> str:
+    """A model that can chat: the first that is configured, else the first that is served."""
+    vectors = configuration.embeddings.models if configuration.embeddings else {}
+    named = [name for name in configuration.models if name != WILDCARD and name not in vectors]
+    return named[0] if named else first_served(gateway, key) or "MODEL"
+
+
+def first_served(gateway: str, key: str) -> str | None:
+    """The first model that the gateway lists; None if it lists none."""
+    parts = urlsplit(f"{gateway}/models")
+    connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=ASK_SECONDS)
+    try:
+        connection.request("GET", parts.path, headers={"Authorization": f"Bearer {key}"})
+        listed = json.loads(connection.getresponse().read())["data"]
+        return next((str(item["id"]) for item in listed if item["id"] != WILDCARD), None)
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()

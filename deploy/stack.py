@@ -1,0 +1,113 @@
+"""The `stack` section of the configuration: what runs on this machine beside the gateway.
+
+The gateway leaves the section alone; it is validated here, with the same rules: an unknown key is
+refused with its path.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from deploy.engine_model import MODELS
+from gateway.configuration import Configuration, ConfigurationError, Section, load_configuration
+
+LOOPBACK = "127.0.0.1"
+
+
+class Engine(Section):
+    """vLLM.
+
+    Attributes:
+        enabled: start it here.
+        model: a packaged model (`smollm2-135m-instruct`, `gemma3-270m`), or the folder of a model
+            in Hugging Face format.
+        served_name: the name it answers to; the packaged model's own by default.
+        port: where it listens, on loopback.
+        max_model_len: context length in tokens.
+        python: interpreter of the environment that vLLM is installed in; LLMOPS_ENGINE_PYTHON or
+            `.venv-engine/bin/python` by default.
+        kv_cache_gib: memory for the key-value cache when it runs on the CPU, GiB.
+        lora_rank: highest rank of LoRA adapters; 0 switches adapters off.
+        arguments: further arguments of vLLM's server.
+        start_seconds: how long it may take to be ready.
+    """
+
+    enabled: bool = True
+    model: str = "smollm2-135m-instruct"
+    served_name: str | None = None
+    port: int = Field(8100, ge=1, le=65535)
+    max_model_len: int = Field(2048, ge=128)
+    python: Path | None = None
+    kv_cache_gib: int = Field(1, ge=1)
+    lora_rank: int = Field(16, ge=0, le=512)
+    arguments: tuple[str, ...] = ()
+    start_seconds: float = Field(600, gt=0)
+
+    @property
+    def packaged(self) -> bool:
+        """Whether the model comes in a package and is converted here."""
+        return self.model in MODELS
+
+    @property
+    def name(self) -> str:
+        """The name that the engine answers to."""
+        return self.served_name or (self.model if self.packaged else Path(self.model).name)
+
+
+class Redis(Section):
+    """Redis: counters and the embedding cache. `executable`: instead of the one that is found."""
+
+    enabled: bool = True
+    port: int = Field(6390, ge=1, le=65535)
+    executable: Path | None = None
+    memory_mb: int = Field(256, ge=16)
+
+
+class MLflow(Section):
+    """The MLflow server, on loopback, with SQLite and files under LLMOPS_HOME."""
+
+    enabled: bool = True
+    port: int = Field(5000, ge=1, le=65535)
+
+
+class Switch(Section):
+    """A part that is configured elsewhere and only switched on or off here."""
+
+    enabled: bool = True
+
+
+class Stack(Section):
+    """The whole section.
+
+    Attributes:
+        embeddings: the embedding server (its settings are in `embeddings`).
+        shipper: the process that moves the spool into the request log's table.
+        models_dir: where converted models are kept; LLMOPS_HOME/models by default. Several
+            installations may share one.
+    """
+
+    engine: Engine = Engine()
+    redis: Redis = Redis()
+    mlflow: MLflow = MLflow()
+    embeddings: Switch = Switch()
+    shipper: Switch = Switch()
+    models_dir: Path | None = None
+
+
+def stack_of(configuration: Configuration, origin: str = "configuration") -> Stack:
+    """The validated `stack` section; raises ConfigurationError with every wrong key's path."""
+    try:
+        return Stack.model_validate(configuration.stack)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(("stack", *(str(part) for part in item["loc"])))
+            what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+            lines.append(f"{origin}: {where}: {what}")
+        raise ConfigurationError("\n".join(lines)) from error
+
+
+def load_stack(path: Path) -> tuple[Configuration, Stack]:
+    """Read and validate the whole file at `path`, the stack's section included."""
+    configuration = load_configuration(path)
+    return configuration, stack_of(configuration, origin=str(path))
