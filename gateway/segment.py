@@ -32,12 +32,17 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One whole record. `meta` holds the fields of `RequestRecord`; bodies are raw bytes."""
+    """One whole record. `meta` holds the fields of `RequestRecord`; bodies are raw bytes.
+
+    `offset` is where it starts in what was scanned, `size` its length there, both in bytes.
+    """
 
     kind: Kind
     meta: dict[str, Any]
     request: bytes
     response: bytes
+    offset: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,10 @@ def _record_at(data: bytes, offset: int) -> tuple[Entry, int] | None:
         meta = orjson.loads(data[start:request_at])
     except orjson.JSONDecodeError:
         return None
-    return Entry(Kind(kind), meta, data[request_at:response_at], data[response_at:end]), end
+    if not isinstance(meta, dict):
+        return None
+    bodies = data[request_at:response_at], data[response_at:end]
+    return Entry(Kind(kind), meta, *bodies, offset, end - offset), end
 
 
 def _seed(kind: int, lengths: tuple[int, ...]) -> int:
