@@ -20,8 +20,8 @@ from gateway.admin_routes import admin_router
 from gateway.configuration import Configuration, load_configuration
 from gateway.database import Database, open_database
 from gateway.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound, Unavailable
-from gateway.feedback import FeedbackStore
 from gateway.keys import KeyStore
+from gateway.request_log import LogReader, LogUnavailable
 from gateway.settings import Settings, load_settings
 
 HTTP_NOT_FOUND, HTTP_METHOD_NOT_ALLOWED = 404, 405
@@ -35,12 +35,13 @@ def create_admin(settings: Settings, configuration: Configuration) -> FastAPI:
     app.state.settings = settings
     app.state.configuration = configuration
     app.state.keys = KeyStore(database, settings.key_digest_secret())
-    app.state.feedback = FeedbackStore(database, configuration.feedback.metrics)
+    app.state.reader = LogReader.open(settings, configuration.log)
     app.add_middleware(AdminGuard, credential=settings.admin_credential())
     app.add_exception_handler(GatewayError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _from_http)
     app.add_exception_handler(SQLAlchemyError, _away)
+    app.add_exception_handler(LogUnavailable, _unread)
     app.add_exception_handler(Exception, _broken)
     app.add_api_route("/health/live", live, methods=["GET"])
     app.add_api_route("/health/ready", ready, methods=["GET"])
@@ -91,6 +92,10 @@ async def _from_http(request: Request, error: Exception) -> Response:
 async def _away(request: Request, error: Exception) -> Response:
     logging.getLogger(__name__).error("the state database failed: %s", error)
     return await _refused(request, Unavailable("The state database is away; try again."))
+
+
+async def _unread(request: Request, error: Exception) -> Response:
+    return await _refused(request, Unavailable(f"The request log cannot be read: {error}"))
 
 
 async def _broken(request: Request, _error: Exception) -> Response:

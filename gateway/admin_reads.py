@@ -1,17 +1,29 @@
-"""What the admin API reads: metrics of all workers, the request log, costs and lineage."""
+"""What the admin API reads: metrics of all workers, the request log, feedback and lineage."""
 
+import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from gateway.errors import NotFound
+from gateway.lineage import lineage
+from gateway.lineage_links import GatewayLinks
+from gateway.request_log import LogReader, presented
 from gateway.settings import Settings
+
+JSON = "application/json"
 
 
 def reads_router() -> APIRouter:
     """The table of routes."""
     router = APIRouter()
-    router.add_api_route("/metrics", metrics, methods=["GET"])
+    for path, handler in (
+        ("/metrics", metrics),
+        ("/logs/{identifier:path}", show_request),
+        ("/lineage/{identifier:path}", show_lineage),
+    ):
+        router.add_api_route(path, handler, methods=["GET"], response_class=Response)
     return router
 
 
@@ -22,3 +34,19 @@ def metrics(request: Request) -> Response:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(settings.metrics_dir))  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def show_request(identifier: str, request: Request) -> Response:
+    """One request of the log with its bodies, by its id or the upstream's."""
+    reader: LogReader = request.app.state.reader
+    row = reader.row(identifier)
+    if row is None:
+        raise NotFound(f"there is no request {identifier[:256]!r} in the log", param="id")
+    return Response(orjson.dumps(presented(row)), media_type=JSON)
+
+
+def show_lineage(identifier: str, request: Request) -> Response:
+    """What a thing was made with and what came of it, by any id."""
+    state = request.app.state
+    found = lineage(identifier, [GatewayLinks(state.database, state.reader)])
+    return Response(orjson.dumps(found.as_dict()), media_type=JSON)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 import uuid_utils
-from sqlalchemy import JSON, Index, String, Text, UniqueConstraint, select, text, update
+from sqlalchemy import JSON, Index, String, Text, UniqueConstraint, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -152,19 +152,32 @@ class FeedbackStore:
             return self._first(new)
         return row.feedback_id
 
-    def get(self, feedback_id: str, tenant: str | None) -> FeedbackRecord:
-        """One piece; NotFound if there is none or it is another tenant's (None: any tenant's)."""
-        with self._database.session() as session:
-            row = None
-            if UUID.fullmatch(feedback_id):
-                row = session.get(FeedbackRow, feedback_id.lower())
-        if row is None or tenant not in (None, row.tenant):
+    def get(self, feedback_id: str, tenant: str) -> FeedbackRecord:
+        """One piece; NotFound if there is none or it is another tenant's."""
+        found = self.find(feedback_id)
+        if found is None or tenant != found.tenant:
             raise NotFound("there is no such feedback", param="id", code="feedback_not_found")
-        return _shown(row)
+        return found
+
+    def find(self, feedback_id: str) -> FeedbackRecord | None:
+        """One piece, whosever it is: not for the data plane."""
+        if not UUID.fullmatch(feedback_id):
+            return None
+        with self._database.session() as session:
+            row = session.get(FeedbackRow, feedback_id.lower())
+        return None if row is None else _shown(row)
 
     def for_request(self, request_id: str, tenant: str) -> Sequence[FeedbackRecord]:
         """Feedback of `tenant` on one of its requests, oldest first."""
         return self._of(tenant, FeedbackRow.request_id == request_id)
+
+    def for_reference(self, reference: str, tenant: str) -> Sequence[FeedbackRecord]:
+        """The same, for any id that the request goes by."""
+        request_id = request_id_in(reference)
+        return self._of(
+            tenant,
+            or_(FeedbackRow.reference == reference, FeedbackRow.request_id == request_id),
+        )
 
     def for_episode(self, episode_id: str, tenant: str) -> Sequence[FeedbackRecord]:
         """Feedback of `tenant` on one of its episodes, oldest first."""

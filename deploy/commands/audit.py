@@ -5,7 +5,7 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.commands.state import open_state
 from gateway.audit import AuditEntry, AuditFilter, entries
@@ -32,14 +32,22 @@ def audit(
         for entry in found:
             typer.echo(orjson.dumps(entry.as_dict()).decode())
         return
-    table = Table("when (UTC)", "actor", "action", "subject", "changed", "reason")
+    table = Table(
+        "when (UTC)",
+        "actor",
+        "action",
+        Column("subject", no_wrap=True),
+        "changed",
+        "reason",
+        box=None,
+    )
     for entry in found:
         change = entry.change
         when = entry.ts.isoformat(" ", timespec=SECONDS).removesuffix("+00:00")
         table.add_row(
             when, change.actor, change.action, change.subject, changes(entry), change.reason
         )
-    Console().print(table)
+    Console().print(table, soft_wrap=True)
 
 
 def changes(entry: AuditEntry) -> str:

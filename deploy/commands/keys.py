@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.commands import teams
 from deploy.commands.state import failed, open_state
@@ -69,14 +69,23 @@ def listing(
         for record in found:
             typer.echo(orjson.dumps(asdict(record)).decode())
         return
-    table = Table("key_id", "key", "alias", "tenant", "team", "models", "state")
+    table = Table(
+        Column("key_id", no_wrap=True),
+        "key",
+        "alias",
+        "tenant",
+        "team",
+        "models",
+        "state",
+        box=None,
+    )
     for record in found:
         models = ", ".join(record.models) or "all"
         table.add_row(
             record.key_id, record.hint, record.alias, record.tenant, record.team_id, models,
             until(record),
         )  # fmt: skip
-    Console().print(table)
+    Console().print(table, soft_wrap=True)
 
 
 @app.command()

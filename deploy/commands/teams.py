@@ -6,7 +6,7 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.commands.state import open_state
 from gateway.key_fields import TeamFields
@@ -39,11 +39,11 @@ def listing(tenant: Tenant = None) -> None:
     """Teams that are not deleted."""
     with open_state() as state:
         found = state.keys.team_list(tenant=tenant)
-    table = Table("team_id", "alias", "tenant", "models", "blocked")
+    table = Table(Column("team_id", no_wrap=True), "alias", "tenant", "models", "blocked", box=None)
     for team in found:
         models = ", ".join(team.models) or "all"
         table.add_row(team.team_id, team.alias, team.tenant, models, "yes" if team.blocked else "")
-    Console().print(table)
+    Console().print(table, soft_wrap=True)
 
 
 @app.command()
