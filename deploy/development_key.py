@@ -1,7 +1,6 @@
 """The local development key: made at the first `up`, kept in a 0600 file, printed by every `up`."""
 
-from pathlib import Path
-
+from deploy.ready import KEY_FILE
 from gateway.database import open_database
 from gateway.errors import NotFound
 from gateway.keys import KeyStore
@@ -16,7 +15,7 @@ def development_key(settings: Settings) -> str:
     database = open_database(settings.database_url)
     try:
         store = KeyStore(database, settings.key_digest_secret())
-        path = key_file(settings)
+        path = settings.home / KEY_FILE
         key = read_or_make_secret(path, prefix=PREFIX)
         if _deleted(store, key):
             path.unlink()
@@ -26,11 +25,6 @@ def development_key(settings: Settings) -> str:
         return key
     finally:
         database.close()
-
-
-def key_file(settings: Settings) -> Path:
-    """Where the key is kept."""
-    return settings.home / "secrets" / "dev.key"
 
 
 def _known(store: KeyStore, key: str) -> bool:

@@ -87,7 +87,7 @@ def parts_of(configuration: Configuration, stack: Stack, settings: Settings) -> 
         *_litellm(configuration),
     ]
     gateway = _gateway(configuration, [part.name for part in parts])
-    parts += [_admin(configuration), *_shipper(stack, settings), gateway]
+    parts += [_admin(configuration), gateway, *_shipper(stack, settings)]
     names = {part.name for part in parts}
     for part in parts:
         absent = set(part.needs) - names
@@ -289,7 +289,7 @@ def _shipper(stack: Stack, settings: Settings) -> list[Part]:
             name="shipper",
             command=(*PYTHON, "gateway.shipper"),
             check=(settings.home / "run" / "shipper.alive").as_uri(),
-            needs=("mlflow",) if stack.mlflow.enabled else (),
+            needs=("gateway",),  # nothing is there to ship before, and the gateway answers sooner
             memory_mb=250,
             requires=(Requirement("deltalake", "pip install 'llmops[log]'"),),
             start_seconds=60,

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from deploy.development_key import key_file
 from deploy.parts import Part
 from gateway.configuration import WILDCARD, Configuration
 from gateway.settings import Settings
 
 ASK_SECONDS = 1.0
+KEY_FILE = "secrets/dev.key"
 QUESTION = "What is the capital of France?"
 
 
@@ -27,7 +27,7 @@ def print_ready(
         "",
         *(f"{name:<12}{url}" for name, url in urls.items()),
         f"{'API key':<12}{key}",
-        f"{'':<12}(kept in {key_file(settings)}; admin key: {settings.home / 'secrets'})",
+        f"{'':<12}(kept in {settings.home / KEY_FILE}; admin key: {settings.home / 'secrets'})",
         "",
         "Try it:",
         curl(gateway, key, model),

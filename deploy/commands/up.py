@@ -10,11 +10,9 @@ import typer
 from rich.console import Console
 
 from deploy import configuration_file
-from deploy.development_key import development_key
 from deploy.display import display_for
 from deploy.keeper import KeeperError
 from deploy.local import StackError, bring_up
-from deploy.migrations import upgrade
 from deploy.parts import Part, parts_of
 from deploy.ready import print_ready
 from deploy.stack import Stack, load_stack
@@ -112,6 +110,10 @@ def start(console: Console, settings: Settings, plan: Plan) -> str:
     keys: list[str] = []
 
     def before_parts() -> None:
+        # SQLAlchemy takes 0.3 s to import, in which the keeper starts beside us.
+        from deploy.development_key import development_key
+        from deploy.migrations import upgrade
+
         configuration_file.link(settings, plan.config_path)
         upgrade(settings.database_url)
         settings.admin_credential()

