@@ -11,10 +11,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from gateway.errors import BadRequest, Unauthorized
+from gateway.errors import BadRequest, BodyTooLarge, Unauthorized
 from gateway.feedback import FeedbackStore, NewFeedback
 from gateway.keys import Key
 
+BODY_BYTES = 2 * 1024 * 1024
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
 Reference = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")]
 TagName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00]+$")]
@@ -53,7 +54,7 @@ def caller(request: Request) -> Key:
 async def submitted(request: Request, key: Annotated[Key, Depends(caller)]) -> NewFeedback:
     """The body, checked; BadRequest names the field that is wrong."""
     try:
-        body = FeedbackRequest.model_validate(orjson.loads(await request.body()))
+        body = FeedbackRequest.model_validate(orjson.loads(await _whole(request)))
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     except ValidationError as error:
@@ -76,6 +77,15 @@ async def submitted(request: Request, key: Annotated[Key, Depends(caller)]) -> N
         comment=body.comment,
         tags=body.tags,
     )
+
+
+async def _whole(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_BYTES:
+            raise BodyTooLarge(f"the body is over {BODY_BYTES} bytes")
+    return bytes(body)
 
 
 def feedback_router() -> APIRouter:
