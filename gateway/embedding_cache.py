@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from gateway.embedding_vector import Embedding, NotAnEmbedding, decode
 
-SERVICE, VIEW, JOIN_KEY, FEATURE = "embedding_cache", "embeddings", "embedding_key", "vector"
+VIEW, JOIN_KEY, FEATURE = "embeddings", "embedding_key", "vector"
 LOOKUP_KEYS = 512
 WRITE_ROWS = 128
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -76,7 +76,6 @@ class EmbeddingCache:
         self.counts = CacheCounts()
         self.away = False
         self._store = store
-        self._service = store.get_feature_service(SERVICE)
         self._view = store.get_feature_view(VIEW)
         self._provider = get_provider(store.config)
         self._readers = ThreadPoolExecutor(1, "embedding-read")
@@ -177,14 +176,19 @@ class EmbeddingCache:
         now = time.time()
         return [self._decoded(lookup, stored, now) for lookup in lookups]
 
-    def _stored(self, keys: list[str]) -> dict[str, bytes | None]:
-        answer = self._store.get_online_features(
-            features=self._service, entity_rows={JOIN_KEY: keys}
-        ).to_dict()
-        return dict(zip(answer[JOIN_KEY], answer[FEATURE], strict=True))
+    def _stored(self, keys: list[str]) -> dict[str, bytes]:
+        # The provider's own read: half the time of FeatureStore.get_online_features, which builds
+        # an answer of features that may come from several views.
+        wanted = [_entity_key(key) for key in keys]
+        rows = self._provider.online_read(self._store.config, self._view, wanted, [FEATURE])
+        return {
+            key: features[FEATURE].bytes_val
+            for key, (_, features) in zip(keys, rows, strict=True)
+            if features
+        }
 
     def _decoded(
-        self, lookup: _Lookup, stored: dict[str, bytes | None], now: float
+        self, lookup: _Lookup, stored: dict[str, bytes], now: float
     ) -> dict[str, Embedding]:
         found = {}
         for key in lookup.keys:
@@ -217,13 +221,7 @@ class EmbeddingCache:
         """In the writer's thread; says whether to try these rows again later."""
         now = datetime.now(UTC)
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
-            (
-                EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=key)]),
-                {FEATURE: Value(bytes_val=value)},
-                now,
-                None,
-            )
-            for key, value in rows
+            (_entity_key(key), {FEATURE: Value(bytes_val=value)}, now, None) for key, value in rows
         ]
         try:
             self._provider.online_write_batch(self._store.config, self._view, data, None)
@@ -265,3 +263,7 @@ class EmbeddingCache:
         except (RedisError, OSError):
             return False
         return True
+
+
+def _entity_key(key: str) -> EntityKey:
+    return EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(string_val=key)])

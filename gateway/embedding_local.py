@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from transformers.utils.logging import disable_progress_bar
 
 from gateway.embedding_batches import FairBatches
 from gateway.embedding_vector import Embedding
@@ -35,6 +36,7 @@ class LocalModel:
 
     def __init__(self, folder: Path) -> None:
         self.revision = files_digest(folder)
+        disable_progress_bar()
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._longest = int(self._model.max_seq_length or 512)
         self._lowered = threading.local()

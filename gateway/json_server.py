@@ -7,7 +7,8 @@ servers stand on loopback or in a private network: who may call is checked by th
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,7 @@ class Request:
 class Reply:
     """A response: a whole body, or parts of one as they come."""
 
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | AsyncGenerator[bytes, None]
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
@@ -169,8 +170,9 @@ async def _send(reply: Reply, send: Send) -> None:
     if isinstance(reply.body, bytes):
         await send({"type": "http.response.body", "body": reply.body})
         return
-    async for part in reply.body:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
+    async with aclosing(reply.body) as parts:
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 

