@@ -10,6 +10,7 @@ Invariants:
   sealed: nothing is ever added to it.
 - After a failed fdatasync a segment is never synced again: what it may have lost is written anew
   to the next one (PostgreSQL learned why in 2018: the kernel drops dirty pages after the error).
+- A segment is let go of (unlocked) only when all of it is synced, or written anew elsewhere.
 - A short or failed write is cut off again, so that a segment holds whole records only.
 """
 
@@ -45,11 +46,52 @@ _INTENT_FIELDS = [
     "stream",
     "config_hash",
 ]
+_NOT_SYNCED = "the spool's segment could not be synced before"
 _log = logging.getLogger(__name__)
 
 
 class SpoolUnavailable(OSError):
     """The spool cannot take a record: its cap is reached, or the disk is full or broken."""
+
+
+class Segment:
+    """One file that a writer appends to, and what of it is not on the disk yet."""
+
+    def __init__(self, descriptor: int, path: Path, carried: list[list[bytes]]):
+        self.path = path
+        self.descriptor = descriptor
+        self.unsynced = carried
+        self.size = len(MAGIC) + sum(len(b"".join(buffers)) for buffers in carried)
+        self.synced_size = len(MAGIC)
+        self.placed = False
+        self.failed = False
+
+    def append(self, buffers: list[bytes]) -> None:
+        """Write one record, whole or not at all. Raises SpoolUnavailable."""
+        wanted = sum(map(len, buffers))
+        try:
+            written = os.writev(self.descriptor, buffers)
+        except OSError as error:
+            os.ftruncate(self.descriptor, self.size)
+            raise SpoolUnavailable(f"the spool cannot be written: {error.strerror}") from error
+        if written != wanted:
+            os.ftruncate(self.descriptor, self.size)
+            raise SpoolUnavailable("the disk of the request log's spool is full")
+        self.size += written
+        self.unsynced.append(buffers)
+
+    def confirm(self, size: int, records: int) -> None:
+        """The first `size` bytes, with so many of the unsynced records, are on the disk."""
+        self.synced_size = size
+        self.placed = True
+        del self.unsynced[:records]
+
+    def seal(self) -> None:
+        """Let go of the file; what may not be on the disk has been written elsewhere."""
+        if self.failed:
+            with suppress(OSError):
+                os.ftruncate(self.descriptor, self.synced_size)
+        os.close(self.descriptor)
 
 
 class Spool:
@@ -63,22 +105,22 @@ class Spool:
         self._writer = str(uuid_utils.uuid7())
         self._sequence = 0
         self._open_intents: dict[str, list[bytes]] = {}
-        self._unsynced: list[list[bytes]] = []
         self._unsynced_parts: list[int] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._dirty = asyncio.Event()
         self._others_bytes = 0
         (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        self._descriptor, self._size = self._new_segment()
-        self._synced_size = self._size
+        self._current = self._new_segment()
+        self._retired: list[Segment] = []
         self._finals = 0
         self._started = self._clock()
         self._full = self._scan()
 
     def ensure_room(self) -> None:
         """Raise SpoolUnavailable if a request that starts now might not be logged."""
-        if self._full or self._others_bytes + self._size >= self.log.spool_bytes:
-            raise SpoolUnavailable("the request log's spool is full")
+        used = self._others_bytes + self._current.size
+        if self._full or self._current.failed or used >= self.log.spool_bytes:
+            raise SpoolUnavailable("the request log's spool is full or its disk is failing")
 
     def begin(self, record: RequestRecord) -> None:
         """Write the intent: this request is about to reach its upstream."""
@@ -92,7 +134,7 @@ class Spool:
         self._append(encode(Kind.FINAL, orjson.dumps(record), request, response))
         self._open_intents.pop(record.request_id, None)
         self._finals += 1
-        if self._size >= self.log.segment_bytes:
+        if self._current.size >= self.log.segment_bytes:
             self._rotate()
 
     def open_part(self, request_id: str) -> "Part":
@@ -126,98 +168,99 @@ class Spool:
                 self._rotate()
             if now - scanned >= USAGE_SCAN_SECONDS:
                 scanned, self._full = now, self._scan()
+                if self._current.failed:
+                    self._dirty.set()
 
     def close(self) -> None:
-        """Seal the current segment; an empty one is removed. Later appends fail."""
-        path = self._path(self._sequence)
-        os.fdatasync(self._descriptor)
-        if self._size == len(MAGIC):
-            path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = -1
+        """Seal everything; an empty segment is removed. Later appends fail."""
+        for segment in (*self._retired, self._current):
+            try:
+                os.fdatasync(segment.descriptor)
+            except OSError as error:
+                self._note_failure(segment, error)
+            if segment.size == len(MAGIC):
+                segment.path.unlink()
+            os.close(segment.descriptor)
+            segment.descriptor = -1
+        self._retired = []
 
     def _append(self, buffers: list[bytes]) -> None:
-        wanted = sum(map(len, buffers))
         try:
-            written = os.writev(self._descriptor, buffers)
-        except OSError as error:
-            self._cut_back()
-            raise SpoolUnavailable(f"the spool cannot be written: {error.strerror}") from error
-        if written != wanted:
-            self._cut_back()
-            raise SpoolUnavailable("the disk of the request log's spool is full")
-        self._size += written
-        self._unsynced.append(buffers)
+            self._current.append(buffers)
+        except SpoolUnavailable:
+            self._full = True
+            raise
         self._dirty.set()
-
-    def _cut_back(self) -> None:
-        self._full = True
-        os.ftruncate(self._descriptor, self._size)
 
     async def _sync(self) -> None:
         self._dirty.clear()
         waiters, self._waiters = self._waiters, []
-        count, size, descriptor = len(self._unsynced), self._size, self._descriptor
         parts, self._unsynced_parts[:] = list(self._unsynced_parts), []
-        try:
-            await asyncio.to_thread(_sync_and_close, descriptor, parts)
-        except OSError as error:
-            self.failed_syncs += 1
-            _log.error("fdatasync of %s failed: %s", self._path(self._sequence), error.strerror)
-            self._abandon_segment(waiters, error)
-            return
-        if descriptor == self._descriptor:
-            del self._unsynced[:count]
-            self._synced_size = size
-        _resolve(waiters, None)
+        held = [*self._retired, self._current]
+        failure = next((_NOT_SYNCED for segment in held if segment.failed), None)
+        marks = [(s, s.size, len(s.unsynced)) for s in held if not s.failed]
+        folders = [] if all(s.placed for s, _, _ in marks) else [self.folder]
+        folders += [self.folder / PARTS] if parts else []
+        descriptors = [s.descriptor for s, _, _ in marks]
+        errors = await asyncio.to_thread(_sync_all, descriptors, parts, folders)
+        for (segment, size, records), error in zip(marks, errors, strict=True):
+            if error is None:
+                segment.confirm(size, records)
+            else:
+                self._note_failure(segment, error)
+                failure = f"the record could not be synced: {error.strerror}"
+        self._let_go(held)
+        _resolve(waiters, SpoolUnavailable(failure) if failure else None)
 
-    def _abandon_segment(self, waiters: list[asyncio.Future[None]], error: OSError) -> None:
-        """Write what may be lost to a new segment; whoever waited is told, never acknowledged."""
-        lost, self._unsynced = self._unsynced, []
-        os.ftruncate(self._descriptor, self._synced_size)
-        try:
-            self._rotate(sync=False)
-            for buffers in lost:
-                self._append(buffers)
-        except SpoolUnavailable:
-            _log.exception("records of a failed segment could not be written again")
-        _resolve(waiters, SpoolUnavailable(f"the record could not be synced: {error.strerror}"))
+    def _note_failure(self, segment: Segment, error: OSError) -> None:
+        segment.failed = True
+        self.failed_syncs += 1
+        _log.error("fdatasync of %s failed: %s", segment.path, error.strerror)
 
-    def _rotate(self, sync: bool = True) -> None:
-        """Seal the segment and go on in a new one. Small enough to sync here, on the loop."""
+    def _let_go(self, held: list[Segment]) -> None:
+        """Rewrite what failed segments may have lost, and seal those that nothing waits for."""
+        for segment in held:
+            if segment.failed and (segment is not self._current or self._rotate()):
+                self._rewrite(segment)
+        for segment in list(self._retired):
+            if not segment.unsynced:
+                segment.seal()
+                self._retired.remove(segment)
+
+    def _rewrite(self, segment: Segment) -> None:
+        """Whoever waited is told of the failure all the same: it is never acknowledged."""
         try:
-            descriptor, size = self._new_segment()
+            while segment.unsynced:
+                self._append(segment.unsynced[0])
+                del segment.unsynced[0]
+        except SpoolUnavailable as error:
+            _log.error("records of %s could not be written again: %s", segment.path, error)
+
+    def _rotate(self) -> bool:
+        """Go on in a new segment. The old one stays locked until the next sync has covered it."""
+        try:
+            fresh = self._new_segment()
         except OSError as error:
             self._full = True
             _log.error("no new spool segment: %s", error.strerror)
-            return
-        old, self._descriptor = self._descriptor, descriptor
-        if sync:
-            self._sync_sealed(old)
-        os.close(old)
-        self._size = self._synced_size = size
-        self._unsynced, self._finals, self._started = [], 0, self._clock()
+            return False
+        self._retired.append(self._current)
+        self._others_bytes += self._current.size
+        self._current, self._finals, self._started = fresh, 0, self._clock()
+        self._dirty.set()
+        return True
 
-    def _sync_sealed(self, descriptor: int) -> None:
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            self.failed_syncs += 1
-            _log.error("fdatasync of a sealed segment failed: %s", error.strerror)
-            for buffers in self._unsynced:
-                os.writev(self._descriptor, buffers)
-
-    def _new_segment(self) -> tuple[int, int]:
+    def _new_segment(self) -> Segment:
         """Create, lock and name the next segment, with the open intents already inside."""
         path = self._path(self._sequence + 1)
         hidden = path.with_name(f".{path.name}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL
         descriptor = os.open(hidden, flags, 0o600)
+        carried = list(self._open_intents.values())
+        content = MAGIC + b"".join(b"".join(buffers) for buffers in carried)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            carried = b"".join(b"".join(buffers) for buffers in self._open_intents.values())
-            size = len(MAGIC) + len(carried)
-            if os.write(descriptor, MAGIC + carried) != size:
+            if os.write(descriptor, content) != len(content):
                 raise SpoolUnavailable("the disk of the request log's spool is full")
             os.rename(hidden, path)
         except OSError:
@@ -225,18 +268,18 @@ class Spool:
             hidden.unlink(missing_ok=True)
             raise
         self._sequence += 1
-        return descriptor, size
+        return Segment(descriptor, path, carried)
 
     def _path(self, sequence: int) -> Path:
         return self.folder / segment_name(self._writer, sequence)
 
     def _scan(self) -> bool:
         """Measure the folder; True when nothing more may be started."""
-        own = self._path(self._sequence).name
+        own = self._current.path.name
         self._others_bytes = sum(size for name, size in folder_sizes(self.folder) if name != own)
         disk = os.statvfs(self.folder)
         free = disk.f_bavail * disk.f_frsize
-        return self._others_bytes + self._size >= self.log.spool_bytes or (
+        return self._others_bytes + self._current.size >= self.log.spool_bytes or (
             free < self.log.segment_bytes
         )
 
@@ -247,7 +290,10 @@ class Part:
     def __init__(self, path: Path, unsynced: list[int]):
         self.name = path.name
         self._unsynced = unsynced
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise SpoolUnavailable(f"no part file in the spool: {error.strerror}") from error
 
     def append(self, data: bytes) -> None:
         """Add bytes; raises SpoolUnavailable if the disk will not take them."""
@@ -274,14 +320,33 @@ def folder_sizes(folder: Path) -> list[tuple[str, int]]:
     return sizes
 
 
-def _sync_and_close(descriptor: int, parts: list[int]) -> None:
+def _sync_all(
+    descriptors: list[int], parts: list[int], folders: list[Path]
+) -> list[OSError | None]:
+    """Sync parts and the names of new files, then segments. One result for each segment."""
+    failed = None
+    for part in parts:
+        failed = _fdatasync(part) or failed
+        os.close(part)
+    for folder in folders:
+        failed = _sync_folder(folder) or failed
+    return [_fdatasync(descriptor) or failed for descriptor in descriptors]
+
+
+def _fdatasync(descriptor: int) -> OSError | None:
     try:
-        for part in parts:
-            os.fdatasync(part)
+        os.fdatasync(descriptor)
+    except OSError as error:
+        return error
+    return None
+
+
+def _sync_folder(folder: Path) -> OSError | None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return _fdatasync(descriptor)
     finally:
-        for part in parts:
-            os.close(part)
-    os.fdatasync(descriptor)
+        os.close(descriptor)
 
 
 def _resolve(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:
