@@ -1,6 +1,7 @@
 """The upstream transport on aiohttp. Not httpx: its pool leaks connections of cancelled requests
 (encode/httpcore#1093), and here every client that goes away is a cancellation."""
 
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from gateway.upstream import Call
 
 # Below uvicorn's and vLLM's own 5 s, so that a connection is not reused while it is being closed.
 KEEP_ALIVE_SECONDS = 4.0
-READ_BYTES = 64 * 1024
+READ_BYTES = 16 * 1024
+# Bounds what one stream can hold here while its client is slow: the loop reads up to this much.
+SOCKET_BYTES = 32 * 1024
 ANSWER_BYTES = 64 * 1024 * 1024
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding")
 
@@ -23,7 +26,10 @@ class AiohttpTransport:
     def __init__(self, connections: int):
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=connections, keepalive_timeout=KEEP_ALIVE_SECONDS
+                limit=0,
+                limit_per_host=connections,
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+                socket_factory=_socket,
             ),
             auto_decompress=False,
             trust_env=False,
@@ -74,6 +80,14 @@ class AiohttpTransport:
         await self._session.close()
 
 
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
+
+
 class AiohttpAnswer:
     """An answer under way."""
 
@@ -99,7 +113,7 @@ class AiohttpAnswer:
     async def next(self) -> bytes:
         """Bytes as they come; b"" at a clean end."""
         try:
-            return await self._content.readany()
+            return await self._content.read(READ_BYTES)
         except TimeoutError as error:
             raise UpstreamTimeout("The upstream stopped in the middle of its answer.") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -17,11 +17,12 @@ from gateway.errors import UpstreamBroken, UpstreamCut
 from gateway.usage import Usage, read_usage
 
 DONE = b"data: [DONE]\n\n"
-HELD_BYTES = 128 * 1024
+HELD_BYTES = 64 * 1024
 CLOSING_CHUNKS = 8
+CLOSING_BYTES = 16 * 1024
 EVENT_BYTES = 16 * 1024 * 1024
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_SUSPECT = re.compile(rb'\[DONE\]|"error"|"choices": ?\[\]')
+_SUSPECT = re.compile(rb'data: ?[^{ ]|"error"|"choices": ?\[\]')
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 
@@ -65,10 +66,13 @@ class StreamWatch:
         return b"".join(event for event in split_events(chunk) if self._passes(event))
 
     def take_held(self) -> bytes:
-        """Move all but the closing chunks out of memory."""
-        moved, self.held = self.held[:-CLOSING_CHUNKS], self.held[-CLOSING_CHUNKS:]
-        self.held_bytes = sum(map(len, self.held))
-        return b"".join(moved)
+        """Move all but the closing events out of memory."""
+        data = self.held_data()
+        boundary = _BOUNDARY.search(data, max(0, len(data) - CLOSING_BYTES))
+        cut = boundary.end() if boundary else 0
+        self.held = [data[cut:]] if cut < len(data) else []
+        self.held_bytes = len(data) - cut
+        return data[:cut]
 
     def held_data(self) -> bytes:
         """What is still in memory, in order."""
@@ -105,6 +109,8 @@ class StreamWatch:
             return False
         parsed = event_json(event)
         if parsed is None:
+            if event_data(event):
+                raise UpstreamBroken("The upstream sent an event that is not JSON.")
             return True
         if parsed.get("error") and not parsed.get("choices"):
             raise UpstreamBroken(_error_message(parsed["error"]), code="upstream_stream_error")

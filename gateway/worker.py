@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -37,6 +38,7 @@ LAG_SECONDS = 0.25
 SWEEP_TICKS = 10
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+CANCELLED_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,12 @@ class WorkerServer(uvicorn.Server):
         stop = await super().on_tick(counter)
         self.draining = self.draining or stop
         return stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain; a second signal ends it. Unlike uvicorn's own, the signal is not raised
+        again at the end: it would kill the process before the last records are written."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 async def serve(settings: Settings) -> None:
@@ -93,6 +101,9 @@ async def serve(settings: Settings) -> None:
     )  # fmt: skip
     async with _running(*background):
         await server.serve(sockets=[listener])
+        # Requests that the drain's end cancelled still have their last event and record to write.
+        if server.server_state.tasks:
+            await asyncio.wait(server.server_state.tasks, timeout=CANCELLED_SECONDS)
     await transport.close()
     spool.close()
 
@@ -124,6 +135,7 @@ def _uvicorn_config(app: Any, drain: float, protocol: type[BoundedProtocol]) -> 
         log_config=None,
         server_header=False,
         backlog=BACKLOG,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(drain),
     )
