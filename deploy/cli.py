@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "logs": Subcommand("logs", "Read and keep the request log."),
         "costs": Subcommand("costs", "Sum tokens and money; reconcile them with node-hours."),
         "feedback": Subcommand("feedback", "Read and check feedback."),
+        "audit": Subcommand("audit", "Show who changed what, when and why."),
         "lineage": Subcommand("lineage", "Follow any id through everything it is linked with."),
     }
 )

@@ -7,6 +7,7 @@ whole process groups. Why supervisord: `docs/decisions.md`.
 
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from urllib.parse import urlsplit
 
 from deploy.control import control
 from deploy.parts import Part
-from deploy.uptime import OWN_NAME
+from deploy.uptime import LISTENING_FILE, OWN_NAME
 
 SOCKET_PATH_MAX = 100  # sun_path has 108 bytes
 START_SECONDS = 15.0
+UNSPEAKABLE = re.compile(r"[\r\n\0]|\s[;#]")  # supervisord's file has no way to say these
 SETTLED_SECONDS = 5  # a part that dies sooner than this is restarted with back-off
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 MARKER = "LLMOPS_PART"
@@ -80,6 +82,7 @@ class Keeper:
         self.home = home
         self.run_dir = home / "run"
         self._socket = control_socket(home)
+        self._child: subprocess.Popen[bytes] | None = None
 
     def running(self) -> bool:
         """Whether it answers."""
@@ -94,6 +97,7 @@ class Keeper:
         for folder in (self.run_dir, self.home / "logs"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket.unlink(missing_ok=True)
+        (self.run_dir / LISTENING_FILE).unlink(missing_ok=True)
         for part in parts:
             self._put_away_traces(part)
         file = self.run_dir / "keeper.conf"
@@ -102,7 +106,7 @@ class Keeper:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(text)
         with self._errors().open("wb") as errors:
-            subprocess.Popen(
+            self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(file)],
                 env=dict(environ),
                 stdin=subprocess.DEVNULL,
@@ -112,12 +116,14 @@ class Keeper:
             )
 
     def wait_until_running(self) -> None:
-        """Wait until it answers. Raises KeeperError."""
+        """Wait until it answers and its listener listens. Raises KeeperError."""
         deadline = time.monotonic() + START_SECONDS
-        while not self.running():
-            if time.monotonic() > deadline:
+        listening = self.run_dir / LISTENING_FILE
+        while not (listening.exists() and self.running()):
+            ended = self._child is not None and self._child.poll() is not None
+            if ended or time.monotonic() > deadline:
                 tail = self._errors().read_text(errors="replace")[-2000:]
-                raise KeeperError(f"supervisord did not start in {START_SECONDS:.0f} s: {tail}")
+                raise KeeperError(f"supervisord did not start: {tail}")
             time.sleep(0.02)
 
     def start(self, part: Part) -> None:
@@ -210,6 +216,7 @@ def keeper_file(home: Path, socket: Path, parts: Sequence[Part]) -> str:
             command=listener,
             events="PROCESS_STATE",
             buffer_size="1000",
+            startsecs="0",  # or it is sent nothing for its first second
             stdout_logfile="NONE",
             stderr_logfile=log_path(home, OWN_NAME),
             stderr_logfile_maxbytes="1MB",
@@ -247,6 +254,9 @@ def _program(home: Path, part: Part, number: int) -> str:
 
 
 def _section(title: str, **values: object) -> str:
+    for key, value in values.items():
+        if UNSPEAKABLE.search(str(value)):
+            raise KeeperError(f"{title}: {key} has a line break, ' ;' or ' #' in it: {value}")
     lines = [f"{key}={str(value).replace('%', '%%')}" for key, value in values.items()]
     return "\n".join((f"[{title}]", *lines, ""))
 

@@ -41,7 +41,7 @@ def print_ready(
 def curl(gateway: str, key: str, model: str) -> str:
     """A chat completion as one line for the shell."""
     message = {"role": "user", "content": QUESTION}
-    body = json.dumps({"model": model, "messages": [message], "max_tokens": 24})
+    body = json.dumps({"model": model, "messages": [message], "max_tokens": 24, "temperature": 0})
     words = ["curl", f"{gateway}/chat/completions", "-H", f"Authorization: Bearer {key}"]
     return shlex.join([*words, "-H", "Content-Type: application/json", "-d", body])
 

@@ -24,6 +24,7 @@ from deploy.control import control
 
 FILE = "uptime.jsonl"
 OWN_NAME = "uptime"
+LISTENING_FILE = "uptime.listening"
 STARTED = frozenset({"PROCESS_STATE_STARTING"})
 STOPPED = frozenset(
     {
@@ -164,8 +165,9 @@ def _fields(text: str) -> dict[str, str]:
 
 def main(arguments: list[str]) -> None:
     """Entry of the listener process: run folder, control socket."""
-    run_dir, socket = arguments
-    listen(Listener(Path(run_dir), control(Path(socket))), sys.stdin, sys.stdout)
+    run_dir, socket = Path(arguments[0]), Path(arguments[1])
+    (run_dir / LISTENING_FILE).touch()
+    listen(Listener(run_dir, control(socket)), sys.stdin, sys.stdout)
 
 
 if __name__ == "__main__":
