@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -33,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from gateway.errors import BadRequest
 
 BUSY_SECONDS = 5
+POOL_SIZE = 8
 POSTGRES_TIMEOUT_MS = 5000
 IMMEDIATE = "llmops_immediate"
 
@@ -162,7 +164,12 @@ def open_database(url: str) -> Database:
 
 
 def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=8)
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        connect_args={"timeout": BUSY_SECONDS},
+        json_deserializer=orjson.loads,
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -199,7 +206,8 @@ def _postgres(url: URL) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        pool_size=8,
+        pool_size=POOL_SIZE,
+        json_deserializer=orjson.loads,
         connect_args={
             "connect_timeout": POSTGRES_TIMEOUT_MS // 1000,
             "options": f"-c statement_timeout={POSTGRES_TIMEOUT_MS} -c timezone=UTC",

@@ -8,21 +8,45 @@ is never put back. With the database away the known keys stay; who asks decides 
 import asyncio
 import hmac
 import logging
+import sys
 import time
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from gateway.database import Database, current_version
 from gateway.key_tables import KeyRow, TeamRow
-from gateway.keys import TOKEN, Key, effective
+from gateway.keys import TOKEN, Key, TeamLimits, effective
 
 POLL_SECONDS = 0.25
 HEALTHY_SECONDS = 2.0
 SERVE_STALE_SECONDS = 15 * 60
 ROWS_AT_ONCE = 1000
 NEVER = -1
+
+Columns = tuple[Any, ...]
+
+# One statement reads a key together with its team: they are of one moment.
+COLUMNS: Select[*Columns] = select(
+    KeyRow.digest,
+    KeyRow.deleted_at,
+    KeyRow.key_id,
+    KeyRow.tenant,
+    KeyRow.team_id,
+    KeyRow.user_id,
+    KeyRow.models,
+    KeyRow.expires_at,
+    KeyRow.blocked,
+    KeyRow.details,
+    KeyRow.bodies,
+    KeyRow.unknown_fields,
+    TeamRow.alias.label("team_alias"),
+    TeamRow.models.label("team_models"),
+    TeamRow.blocked.label("team_blocked"),
+).outerjoin(TeamRow, KeyRow.team_id == TeamRow.team_id)
 
 log = logging.getLogger(__name__)
 
@@ -88,28 +112,28 @@ class KeyRing:
             await asyncio.sleep(POLL_SECONDS)
 
     def _take_in(self, session: Session, since: int) -> None:
-        # One statement reads a key together with its team: they are of one moment.
-        both = select(KeyRow, TeamRow).outerjoin(TeamRow, KeyRow.team_id == TeamRow.team_id)
         if since == NEVER:
             fresh: dict[bytes, Key] = {}
-            self._put(session, both.where(KeyRow.deleted_at.is_(None)), fresh)
+            self._put(session, COLUMNS.where(KeyRow.deleted_at.is_(None)), fresh)
             self._keys = fresh
             return
-        self._put(session, both.where(KeyRow.version > since), self._keys)
-        self._put(session, both.where(TeamRow.version > since), self._keys)
+        self._put(session, COLUMNS.where(KeyRow.version > since), self._keys)
+        self._put(session, COLUMNS.where(TeamRow.version > since), self._keys)
 
-    def _put(
-        self, session: Session, query: Select[KeyRow, TeamRow], keys: dict[bytes, Key]
-    ) -> None:
-        found = session.execute(query.execution_options(yield_per=ROWS_AT_ONCE))
-        for part in found.partitions():
-            for row, team in part:
-                self._put_one(row, team, keys)
-            session.expunge_all()
+    def _put(self, session: Session, query: Select[*Columns], keys: dict[bytes, Key]) -> None:
+        shared: dict[frozenset[str], frozenset[str]] = {}
+        for row in session.execute(query.execution_options(yield_per=ROWS_AT_ONCE)):
+            name = bytes.fromhex(row.digest)
+            if row.deleted_at is not None:
+                keys.pop(name, None)
+                continue
+            key = effective(row, _team(row))
+            # Most keys have one of a few sets of models: they need not each hold a copy.
+            models = shared.setdefault(key.models, key.models)
+            keys[name] = replace(key, models=models, tenant=sys.intern(key.tenant))
 
-    def _put_one(self, row: KeyRow, team: TeamRow | None, keys: dict[bytes, Key]) -> None:
-        name = bytes.fromhex(row.digest)
-        if row.deleted_at is not None:
-            keys.pop(name, None)
-            return
-        keys[name] = effective(row, team)
+
+def _team(row: Row[*Columns]) -> TeamLimits | None:
+    if row.team_id is None:
+        return None
+    return TeamLimits(row.team_alias or row.team_id, row.team_models, row.team_blocked)

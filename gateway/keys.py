@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVarTuple, Unpack
 
 import uuid_utils
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -111,15 +111,31 @@ def new_token() -> str:
     return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
 
 
-def effective(row: KeyRow, team: TeamRow | None) -> Key:
-    """The key in force: what `row` says, within what its team may."""
+@dataclass(frozen=True, slots=True)
+class TeamLimits:
+    """What a team says about its keys; `name` is its alias, else its id."""
+
+    name: str
+    models: Sequence[str]
+    blocked: bool
+
+    @classmethod
+    def of(cls, team: TeamRow | None) -> "TeamLimits | None":
+        """Those of a row."""
+        if team is None:
+            return None
+        return cls(team.alias or team.team_id, team.models, team.blocked)
+
+
+def effective(row: "KeyRow | Row[*tuple[Any, ...]]", team: TeamLimits | None) -> Key:
+    """The key in force: what `row` says (it has KeyRow's fields), within what its team may."""
     return Key(
         key_id=row.key_id,
         tenant=row.tenant,
         team_id=row.team_id,
-        team=None if team is None else team.alias or team.team_id,
+        team=None if team is None else team.name,
         user_id=row.user_id,
-        models=allowed_models(row.models, [] if team is None else team.models),
+        models=allowed_models(row.models, () if team is None else team.models),
         expires_at=None if row.expires_at is None else row.expires_at.timestamp(),
         blocked=row.blocked or (team is not None and team.blocked),
         bodies="off" if row.bodies == "off" else "redact" if row.bodies == "redact" else "keep",
@@ -128,7 +144,7 @@ def effective(row: KeyRow, team: TeamRow | None) -> Key:
     )
 
 
-def allowed_models(own: list[str], team: list[str]) -> frozenset[str]:
+def allowed_models(own: Sequence[str], team: Sequence[str]) -> frozenset[str]:
     """What a key may use: its own models, within its team's; an empty list does not restrict."""
     if not own or not team:
         return frozenset(own or team)
@@ -179,8 +195,8 @@ class KeyStore(TeamStore):
                 change = Change(actor, "key.generate", subject, reason, after=row.state())
                 record(session, change)
         except IntegrityError as error:
-            raise _taken(row) from error
-        return token, effective(row, team)
+            raise _taken(values.get("alias")) from error
+        return token, effective(row, TeamLimits.of(team))
 
     def info(self, key: str) -> KeyRecord:
         """What is known of a key, deleted ones included."""
@@ -246,7 +262,7 @@ class KeyStore(TeamStore):
                     record(session, done)
                     session.flush()
         except IntegrityError as error:
-            raise _taken(row) from error
+            raise _taken(values.get("alias")) from error
         return _shown(row)
 
     def _find(self, session: Session, key: str, *, deleted: bool = False) -> KeyRow:
@@ -307,8 +323,7 @@ def _shown(row: KeyRow) -> KeyRecord:
     return KeyRecord(token=row.digest, **row.state())
 
 
-def _taken(row: KeyRow) -> Conflict:
+def _taken(alias: str | None) -> Conflict:
     return Conflict(
-        f"this key was used before, or a key with the alias {row.alias!r} exists already",
-        param="key",
+        f"this key was used before, or a key with the alias {alias!r} exists already", param="key"
     )

@@ -65,7 +65,7 @@ class TeamStore:
                 session.add(row)
                 record(session, _change("team.new", row, actor, reason, None))
         except IntegrityError as error:
-            raise _taken(row) from error
+            raise _taken(team_id, fields.get("alias")) from error
         return _shown(row)
 
     def team_info(self, team: str) -> TeamRecord:
@@ -100,7 +100,7 @@ class TeamStore:
                     record(session, _change("team.update", row, actor, reason, before))
                     session.flush()
         except IntegrityError as error:
-            raise _taken(row) from error
+            raise _taken(team, fields.get("alias")) from error
         return _shown(row)
 
     def team_delete(self, team: str, *, actor: str, reason: str | None = None) -> TeamRecord:
@@ -169,8 +169,7 @@ def _shown(row: TeamRow) -> TeamRecord:
     return TeamRecord(**row.state())
 
 
-def _taken(row: TeamRow) -> Conflict:
+def _taken(team_id: str | None, alias: str | None) -> Conflict:
     return Conflict(
-        f"a team with the id {row.team_id!r} or the alias {row.alias!r} exists already",
-        param="team_id",
+        f"a team with the id {team_id!r} or the alias {alias!r} exists already", param="team_id"
     )

@@ -22,7 +22,6 @@ from gateway.database import Database, open_database
 from tests.gateway_process import free_port
 
 NOBODY = 65534
-SECRET = b"digest secret of the tests"
 
 
 @pytest.fixture(scope="session")

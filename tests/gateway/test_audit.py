@@ -8,9 +8,9 @@ from sqlalchemy.exc import DBAPIError
 from gateway.audit import AuditFilter, entries
 from gateway.database import Database
 from gateway.keys import KeyStore, digest
-from tests.state_databases import SECRET
 
 pytest_plugins = ("tests.state_databases",)
+SECRET = b"digest secret of the tests"
 
 
 @pytest.fixture
