@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
 
 from gateway.configuration import Configuration
 from gateway.request_log import LogReader
@@ -92,16 +93,22 @@ def costs(reader: LogReader, *, by: str = "model", since: datetime | None = None
         " GROUP BY 1 ORDER BY cost_usd DESC, requests DESC, name NULLS LAST",
         parameters,
     )
-    return [_line(row) for row in result.rows]
+    return [_line(row) for row in result.dicts()]
 
 
 def total(lines: Iterable[CostLine]) -> CostLine:
     """The sum of lines."""
     listed = list(lines)
-    sums = [
-        sum((getattr(line, name) for line in listed), start=zero) for name, zero in _NUMBERS.items()
-    ]
-    return CostLine("total", *sums)
+    return CostLine(
+        name="total",
+        requests=sum(line.requests for line in listed),
+        input_tokens=sum(line.input_tokens for line in listed),
+        cached_tokens=sum(line.cached_tokens for line in listed),
+        output_tokens=sum(line.output_tokens for line in listed),
+        reasoning_tokens=sum(line.reasoning_tokens for line in listed),
+        cost_usd=sum((line.cost_usd for line in listed), start=Decimal(0)),
+        saved_usd=sum((line.saved_usd for line in listed), start=Decimal(0)),
+    )
 
 
 def reconcile(
@@ -148,25 +155,30 @@ def hours_between(spans: Iterable[tuple[int, int]], since: datetime | None) -> D
     return (Decimal(micros) / US_PER_HOUR).quantize(NANO, ROUND_HALF_EVEN)
 
 
-_NUMBERS: dict[str, int | Decimal] = {
-    "requests": 0,
-    "input_tokens": 0,
-    "cached_tokens": 0,
-    "output_tokens": 0,
-    "reasoning_tokens": 0,
-    "cost_usd": Decimal(0),
-    "saved_usd": Decimal(0),
-}
+_SUMMED = [
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_usd",
+    "saved_usd",
+]
 _SUMS = "count(*) AS requests, " + ", ".join(
-    f"coalesce(sum({name}), 0) AS {name}" for name in _NUMBERS if name != "requests"
+    f"coalesce(sum({name}), 0) AS {name}" for name in _SUMMED
 )
 
 
-def _line(row: tuple[object, ...]) -> CostLine:
-    name, *numbers = row
-    whole = [int(str(number)) for number in numbers[:5]]
-    cost, saved = (Decimal(str(number)) for number in numbers[5:])
-    return CostLine(None if name is None else str(name), *whole, cost, saved)
+def _line(row: dict[str, Any]) -> CostLine:
+    return CostLine(
+        name=row["name"],
+        requests=int(row["requests"]),
+        input_tokens=int(row["input_tokens"]),
+        cached_tokens=int(row["cached_tokens"]),
+        output_tokens=int(row["output_tokens"]),
+        reasoning_tokens=int(row["reasoning_tokens"]),
+        cost_usd=row["cost_usd"],
+        saved_usd=row["saved_usd"],
+    )
 
 
 def _from(since: datetime | None) -> tuple[str, list[object]]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -105,6 +106,15 @@ class Shipper:
             self.table.compact(crowded)
             self.table.vacuum()
 
+    def keep_house(self) -> None:
+        """What is due every hour: ages, and one file for each day that is over."""
+        retention.retain(self.table, self.log, self.spool)
+        today = datetime.now(UTC).date().isoformat()
+        over = [day for day in self.table.crowded_days(2) if day < today]
+        if over:
+            self.table.compact(over)
+            self.table.vacuum()
+
     def _next_batch(self) -> Batch | None:
         pending = self._batches.pending()
         if pending is not None:
@@ -182,7 +192,7 @@ class Service:
             orders.report(path, outcome)
         if time.monotonic() - self._housekept > HOUR_SECONDS or not self._housekept:
             self._housekept = time.monotonic()
-            retention.retain(self._shipper.table, self._shipper.log, self._shipper.spool)
+            self._shipper.keep_house()
         self._shipper.tidy()
 
     def _report(self, failures: int) -> None:

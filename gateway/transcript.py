@@ -49,10 +49,10 @@ def assemble(body: bytes) -> Object | None:
         for part in parts if isinstance(parts, list) else ():
             _add_choice(choices, part)
         _add_top(result, chunk)
-    kind = result.get("object")
+    kind = str(result.get("object"))
     if kind not in _OBJECTS and not choices:
         return None
-    result["object"] = _OBJECTS.get(str(kind), kind)
+    result["object"] = _OBJECTS.get(kind, kind)
     result["choices"] = [_completed(choices[index]) for index in sorted(choices)]
     return result
 
@@ -107,7 +107,7 @@ def _merge(known: Object, piece: Object) -> None:
         if value is None or before is None:
             if value is not None or name not in known:
                 known[name] = _first(name, value)
-        elif name == "tool_calls" and isinstance(value, list):
+        elif name == "tool_calls" and isinstance(before, list) and isinstance(value, list):
             _merge_calls(before, value)
         elif name in _LAST_WINS:
             known[name] = value
@@ -118,7 +118,7 @@ def _merge(known: Object, piece: Object) -> None:
         elif isinstance(before, dict) and isinstance(value, dict):
             _merge(before, value)
         else:
-            known[name] = value
+            known[name] = _first(name, value)
 
 
 def _first(name: str, value: Any) -> Any:
