@@ -85,6 +85,7 @@ class EmbeddingCache:
         self._work = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = False
+        self._writing = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -98,18 +99,18 @@ class EmbeddingCache:
             task.cancel()
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + CLOSE_SECONDS
-        while self.queued and not self.away and time.monotonic() < deadline:
+        while self._queue.rows and not self.away and time.monotonic() < deadline:
             rows = self._queue.take(WRITE_ROWS)
             if await loop.run_in_executor(self._writers, self._write, rows):
                 self._queue.put_back(rows)
-        self.counts.dropped += self.queued
+        self.counts.dropped += len(self._queue.rows)
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._writers.shutdown(wait=True, cancel_futures=True)
 
     @property
     def queued(self) -> int:
-        """Rows that wait to be written."""
-        return len(self._queue.rows)
+        """Rows that are not written yet."""
+        return len(self._queue.rows) + self._writing
 
     async def read(self, keys: list[str], dimensions: int) -> dict[str, Embedding]:
         """What is kept under `keys`. Concurrent calls share one lookup in Redis."""
@@ -213,7 +214,9 @@ class EmbeddingCache:
                 self._work.clear()
                 continue
             rows = self._queue.take(WRITE_ROWS)
+            self._writing = len(rows)
             again = await loop.run_in_executor(self._writers, self._write, rows)
+            self._writing = 0
             if again:
                 self._queue.put_back(rows)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from transformers.utils.logging import disable_progress_bar
 
 from gateway.embedding_batches import FairBatches
 from gateway.embedding_vector import Embedding
@@ -36,7 +35,6 @@ class LocalModel:
 
     def __init__(self, folder: Path) -> None:
         self.revision = files_digest(folder)
-        disable_progress_bar()
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._longest = int(self._model.max_seq_length or 512)
         self._lowered = threading.local()

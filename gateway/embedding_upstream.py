@@ -20,6 +20,7 @@ from gateway.errors import (
 CALL_TEXTS = 256
 CALLS_AT_ONCE = 4
 TIMEOUT = aiohttp.ClientTimeout(total=120, connect=5)
+CHARACTERS_PER_TOKEN = 4
 CREDENTIAL_STATUSES = (401, 403)
 
 
@@ -79,7 +80,7 @@ class UpstreamModel:
             parsed = orjson.loads(answer)
             data = sorted(parsed["data"], key=lambda item: int(item["index"]))
             vectors = [np.asarray(item["embedding"], "<f4") for item in data]
-            total = int((parsed.get("usage") or {}).get("prompt_tokens") or 0)
+            total = int((parsed.get("usage") or {}).get("prompt_tokens") or estimate(texts))
             indexes = [int(item["index"]) for item in data]
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UpstreamBroken("The embedding upstream's answer is not OpenAI's.") from error
@@ -93,6 +94,11 @@ class UpstreamModel:
                 )
         tokens = shares(total, [len(text) for text in texts])
         return [Embedding(v.tobytes(), n) for v, n in zip(vectors, tokens, strict=True)]
+
+
+def estimate(texts: list[str]) -> int:
+    """Tokens of texts whose upstream does not say: a quarter of their characters, rounded up."""
+    return -(-sum(len(text) for text in texts) // CHARACTERS_PER_TOKEN)
 
 
 def shares(total: int, weights: list[int]) -> list[int]:

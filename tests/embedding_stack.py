@@ -1,4 +1,4 @@
-"""A real Redis and a real embedding server as child processes, for tests and the benchmark."""
+"""Real child processes for tests and benchmarks: Redis, and the servers behind the gateway."""
 
 import importlib
 import os
@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 ROOT = Path(__file__).parent.parent
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 def redis_executable() -> str:
@@ -98,39 +98,30 @@ class RedisProcess:
             self._process = None
 
 
-class EmbeddingServerProcess:
-    """`python -m gateway.embedding_server` with a configuration of its own."""
+class ServerProcess:
+    """One of the servers behind the gateway, with a configuration of its own, until it is ready."""
 
-    def __init__(self, folder: Path, embeddings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, module: str, section: dict[str, Any]) -> None:
         self.folder = folder
-        self.port = int(embeddings.setdefault("port", free_port()))
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._module = module
+        name = {"gateway.embedding_server": "embeddings", "gateway.litellm_server": "litellm"}
         configuration = {
-            "upstreams": {"embeddings": {"url": f"{self.url}/v1"}},
-            "models": {"all-MiniLM-L6-v2": {"upstream": "embeddings"}},
-            "embeddings": embeddings,
+            "upstreams": {"it": {"url": f"{self.url}/v1"}},
+            "models": {"all-MiniLM-L6-v2": {"upstream": "it"}},
+            name[module]: {**section, "port": self.port},
         }
-        self.config_path = folder / "gateway.yaml"
+        self.config_path = folder / f"{module}.yaml"
         self.config_path.write_text(yaml.safe_dump(configuration))
-        self.log_path = folder / "embedding_server.log"
+        self.log_path = folder / f"{module}.log"
+        self.environment: dict[str, str] = {}
         self.ready_seconds = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        environment = {
-            **os.environ,
-            "LLMOPS_HOME": str(self.folder / "home"),
-            "LLMOPS_CONFIG": str(self.config_path),
-        }
         started = time.monotonic()
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway.embedding_server"],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.launch()
         self._wait_until_ready()
         self.ready_seconds = time.monotonic() - started
         return self
@@ -142,6 +133,23 @@ class EmbeddingServerProcess:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def launch(self) -> None:
+        """Start it, and do not wait."""
+        environment = {
+            **os.environ,
+            "LLMOPS_HOME": str(self.folder / "home"),
+            "LLMOPS_CONFIG": str(self.config_path),
+            **self.environment,
+        }
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
 
     @property
     def pid(self) -> int:
@@ -155,6 +163,11 @@ class EmbeddingServerProcess:
         self._process.terminate()
         return self._process.wait(timeout=20)
 
+    def ended(self, seconds: float) -> int:
+        """The exit status of a process that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout=seconds)
+
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + READY_SECONDS
@@ -166,4 +179,18 @@ class EmbeddingServerProcess:
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
-        raise RuntimeError(f"embedding server is not ready: {self.log_path.read_text()[-2000:]}")
+        raise RuntimeError(f"{self._module} is not ready: {self.log_path.read_text()[-2000:]}")
+
+
+class EmbeddingServerProcess(ServerProcess):
+    """`python -m gateway.embedding_server`."""
+
+    def __init__(self, folder: Path, embeddings: dict[str, Any]) -> None:
+        super().__init__(folder, "gateway.embedding_server", embeddings)
+
+
+class LiteLLMServerProcess(ServerProcess):
+    """`python -m gateway.litellm_server`."""
+
+    def __init__(self, folder: Path, models: dict[str, Any]) -> None:
+        super().__init__(folder, "gateway.litellm_server", {"models": models})
