@@ -212,11 +212,6 @@ def data_files(table: DeltaTable) -> list[DataFile]:
     return [DataFile(*row) for row in rows]
 
 
-def sql_text(value: str) -> str:
-    """`value` as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -17,6 +17,7 @@ from gateway.batches import write_durably
 
 FOLDER = "orders"
 DONE = ".done"
+ERROR = "error"
 POLL_SECONDS = 0.05
 
 
@@ -40,6 +41,10 @@ class Order:
 Outcome = dict[str, Any]
 
 
+class OrderFailed(RuntimeError):
+    """The shipper could not do it; the message says why."""
+
+
 class OrderTimeout(TimeoutError):
     """The shipper did not report in time; the order stays and will be carried out."""
 
@@ -54,7 +59,7 @@ def leave(run: Path, order: Order) -> Path:
 
 
 def await_outcome(path: Path, seconds: float) -> Outcome:
-    """What the shipper did. Raises OrderTimeout after `seconds`."""
+    """What the shipper did. Raises OrderFailed, or OrderTimeout after `seconds`."""
     deadline = time.monotonic() + seconds
     done = path.with_suffix(DONE)
     while not done.exists():
@@ -63,6 +68,8 @@ def await_outcome(path: Path, seconds: float) -> Outcome:
         time.sleep(POLL_SECONDS)
     outcome: Outcome = orjson.loads(done.read_bytes())
     done.unlink()
+    if ERROR in outcome:
+        raise OrderFailed(str(outcome[ERROR]))
     return outcome
 
 

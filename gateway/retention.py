@@ -3,6 +3,7 @@
 All of it rewrites the table, so only the holder of the spool's lock calls it, between commits.
 """
 
+import hashlib
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from gateway.batches import QUARANTINE, write_durably
 from gateway.configuration import Log
 from gateway.erasures import CLEARED, Erasure
 from gateway.log_columns import BODIES
-from gateway.log_table import LogTable, sql_text
+from gateway.log_table import LogTable
 
 Outcome = dict[str, Any]
 
@@ -47,8 +48,10 @@ def compact(table: LogTable, *, small_files: int = 2) -> Outcome:
 
 def erase(table: LogTable, erasure: Erasure, spool: Path, *, delete_rows: bool) -> Outcome:
     """Forget a user's rows and remove every file that still held them."""
-    moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=erasure.before)
-    condition = f"\"user\" = {sql_text(erasure.user)} AND ts <= TIMESTAMP '{moment.isoformat()}'"
+    moment = f"arrow_cast({erasure.before:d}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
+    # By digest, because Delta keeps the condition of a delete in its log.
+    digest = hashlib.sha256(erasure.user.encode()).hexdigest()
+    condition = f"encode(sha256(\"user\"), 'hex') = '{digest}' AND ts <= {moment}"
     rows = table.delete(condition) if delete_rows else table.clear(CLEARED, condition)
     return {
         "rows": rows,

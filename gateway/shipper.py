@@ -94,8 +94,8 @@ class Shipper:
         if order.kind == "retain":
             return retention.retain(self.table, self.log, self.spool)
         erasure = Erasure(order.user or "", order.before)
-        self._erasures.add(erasure)
         shipped = self.ship()
+        self._erasures.add(erasure)
         outcome = retention.erase(self.table, erasure, self.spool, delete_rows=order.delete_rows)
         return {**outcome, "shipped_before": shipped}
 
@@ -187,13 +187,20 @@ class Service:
     def _round(self) -> None:
         self._shipper.ship()
         for path, order in list(orders.waiting(self._run)):
-            outcome = self._shipper.obey(order)
-            _log.info("%s: %s", order.kind, outcome)
-            orders.report(path, outcome)
+            orders.report(path, self._outcome(order))
         if time.monotonic() - self._housekept > HOUR_SECONDS or not self._housekept:
             self._housekept = time.monotonic()
             self._shipper.keep_house()
         self._shipper.tidy()
+
+    def _outcome(self, order: orders.Order) -> orders.Outcome:
+        try:
+            outcome = self._shipper.obey(order)
+        except TableError as error:
+            _log.error("%s failed: %s", order.kind, error)
+            return {orders.ERROR: str(error)}
+        _log.info("%s: %s", order.kind, outcome)
+        return outcome
 
     def _report(self, failures: int) -> None:
         status = {"pid": os.getpid(), "failures": failures, **asdict(self._shipper.total)}

@@ -19,7 +19,7 @@ from deploy.commands.state import failed, open_state
 from gateway.configuration import ConfigurationError, Log, load_configuration
 from gateway.costs import BadSince, since_time
 from gateway.orders import Order, Outcome
-from gateway.request_log import LogReader, LogUnavailable, QueryRefused, Result, presented
+from gateway.request_log import LogReader, QueryRefused, Result, presented
 from gateway.settings import Settings, load_settings
 
 POLL_SECONDS = 0.5
@@ -270,7 +270,7 @@ def _carry_out(order: Order) -> Outcome:
         raise failed(f"the log table needs the extra llmops[log]: {error}") from error
     try:
         return carry_out(order, settings, log, seconds=WAIT_SECONDS)
-    except (OSError, LogUnavailable) as error:
+    except (OSError, RuntimeError) as error:
         raise failed(str(error)) from error
 
 
