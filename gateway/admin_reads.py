@@ -1,12 +1,16 @@
-"""What the admin API reads: metrics of all workers, the request log, feedback and lineage."""
+"""What the admin API reads: metrics of all workers, the request log, costs and lineage."""
+
+from dataclasses import asdict
+from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.errors import NotFound
+from gateway.costs import BadSince, UnknownDimension, costs, since_time, total
+from gateway.errors import BadRequest, NotFound
 from gateway.lineage import lineage
 from gateway.lineage_links import GatewayLinks
 from gateway.request_log import LogReader, presented
@@ -20,6 +24,7 @@ def reads_router() -> APIRouter:
     router = APIRouter()
     for path, handler in (
         ("/metrics", metrics),
+        ("/costs", show_costs),
         ("/logs/{identifier:path}", show_request),
         ("/lineage/{identifier:path}", show_lineage),
     ):
@@ -43,6 +48,23 @@ def show_request(identifier: str, request: Request) -> Response:
     if row is None:
         raise NotFound(f"there is no request {identifier[:256]!r} in the log", param="id")
     return Response(orjson.dumps(presented(row)), media_type=JSON)
+
+
+def show_costs(
+    request: Request,
+    by: Annotated[str, Query(max_length=32)] = "model",
+    since: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """Tokens and money by model, team, key, prompt, user, …; `since` such as `7d` or a date."""
+    try:
+        start = since_time(since) if since is not None else None
+        lines = costs(request.app.state.reader, by=by, since=start)
+    except BadSince as error:
+        raise BadRequest(f"since: {error}", param="since") from error
+    except UnknownDimension as error:
+        raise BadRequest(f"by: {error}", param="by") from error
+    body = {"by": by, "lines": [asdict(line) for line in lines], "total": asdict(total(lines))}
+    return Response(orjson.dumps(body, default=str), media_type=JSON)
 
 
 def show_lineage(identifier: str, request: Request) -> Response:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.configuration import Metric
-from gateway.database import Base, Conflict, Database, Utc, now
+from gateway.database import Base, Conflict, Database, JsonText, Utc, now
 from gateway.errors import BadRequest, NotFound
 
 PENDING, RESOLVED = "pending", "resolved"
@@ -58,7 +58,7 @@ class FeedbackRow(Base):
     episode_id: Mapped[str | None] = mapped_column(String(128))
     metric_name: Mapped[str] = mapped_column(String(128))
     type: Mapped[str] = mapped_column(String(16))
-    value: Mapped[Any] = mapped_column(JSON)
+    value: Mapped[Any] = mapped_column(JsonText)
     comment: Mapped[str | None] = mapped_column(Text)
     tags: Mapped[dict[str, str]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(Utc)

@@ -239,6 +239,14 @@ def test_unknown_requests_and_ids(admin: AdminProcess) -> None:
         shaped(answer)
 
 
+def test_costs_of_an_empty_log(admin: AdminProcess) -> None:
+    status, body = admin.get("/costs?by=team&since=7d")
+    assert (status, body["lines"], body["total"]["cost_usd"]) == (200, [], "0")
+    for query, param in (("by=shoe", "by"), ("since=soon", "since")):
+        status, body = admin.get(f"/costs?{query}")
+        assert (status, shaped(body)["param"]) == (400, param)
+
+
 def test_lineage_of_a_key_and_its_team(admin: AdminProcess) -> None:
     team = admin.post("/team/new", {"team_alias": "green"})[1]["team_id"]
     key = admin.post("/key/generate", {"team_id": team})[1]

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from gateway.database import Utc
+from gateway.database import JsonText, Utc
 
 revision = "0001_keys_audit_feedback"
 down_revision = None
@@ -123,7 +123,7 @@ def _feedback() -> None:
         sa.Column("episode_id", sa.String(128)),
         sa.Column("metric_name", sa.String(128), nullable=False),
         sa.Column("type", sa.String(16), nullable=False),
-        sa.Column("value", sa.JSON, nullable=False),
+        sa.Column("value", JsonText, nullable=False),
         sa.Column("comment", sa.Text),
         sa.Column("tags", sa.JSON, nullable=False),
         sa.Column("created_at", Utc, nullable=False),
