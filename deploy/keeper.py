@@ -26,7 +26,7 @@ from deploy.uptime import LISTENING_FILE, OWN_NAME
 
 SOCKET_PATH_MAX = 100  # sun_path has 108 bytes
 START_SECONDS = 15.0
-UNSPEAKABLE = re.compile(r"[\r\n\0]|\s[;#]")  # supervisord's file has no way to say these
+UNSPEAKABLE = re.compile(r"[\r\n\0%]|\s[;#]")  # supervisord's file has no sure way to say these
 SETTLED_SECONDS = 5  # a part that dies sooner than this is restarted with back-off
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 MARKER = "LLMOPS_PART"
@@ -220,7 +220,7 @@ def keeper_file(home: Path, socket: Path, parts: Sequence[Part]) -> str:
             stdout_logfile="NONE",
             stderr_logfile=log_path(home, OWN_NAME),
             stderr_logfile_maxbytes="1MB",
-            environment=_environment({MARKER: OWN_NAME}),
+            environment=f'{MARKER}="{OWN_NAME}"',
         ),
         *(_program(home, part, number) for number, part in enumerate(parts)),
     ]
@@ -228,13 +228,12 @@ def keeper_file(home: Path, socket: Path, parts: Sequence[Part]) -> str:
 
 
 def _program(home: Path, part: Part, number: int) -> str:
-    several = part.copies > 1
-    name = f"{part.name}-%(process_num)d" if several else part.name
-    environment = {**part.environment, MARKER: part.name}
+    name = f"{part.name}-%(process_num)d" if part.copies > 1 else part.name
     text = _section(
         f"program:{part.name}",
-        command=shlex.join(part.command),
-        environment=_environment(environment),
+        command=shlex.join(_command(part)),
+        environment=f'{MARKER}="{part.name}"',
+        directory=Path.cwd(),
         numprocs=part.copies,
         priority=100 + number,
         autostart="false",
@@ -248,22 +247,28 @@ def _program(home: Path, part: Part, number: int) -> str:
         stdout_logfile_maxbytes="10MB",
         stdout_logfile_backups=2,
     )
-    # These two hold supervisord's own expansions, so their % must stay single.
-    log = str(log_path(home, "\0")).replace("%", "%%").replace("\0", name)
-    return f"{text}process_name={name}\nstdout_logfile={log}\n"
+    # These two hold supervisord's own expansions.
+    return f"{text}process_name={name}\nstdout_logfile={log_path(home, name)}\n"
+
+
+def _command(part: Part) -> tuple[str, ...]:
+    """The command with the part's environment before it: supervisord's own way to set variables
+    loses quotes. `env` becomes the program, so the process is still the part's."""
+    if not part.environment:
+        return part.command
+    return (
+        "/usr/bin/env",
+        *(f"{key}={value}" for key, value in part.environment.items()),
+        *part.command,
+    )
 
 
 def _section(title: str, **values: object) -> str:
     for key, value in values.items():
         if UNSPEAKABLE.search(str(value)):
-            raise KeeperError(f"{title}: {key} has a line break, ' ;' or ' #' in it: {value}")
-    lines = [f"{key}={str(value).replace('%', '%%')}" for key, value in values.items()]
+            raise KeeperError(f"{title}: {key} has a line break, '%', ' ;' or ' #' in it: {value}")
+    lines = [f"{key}={value}" for key, value in values.items()]
     return "\n".join((f"[{title}]", *lines, ""))
-
-
-def _environment(values: Mapping[str, str]) -> str:
-    quoted = {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in values.items()}
-    return ",".join(f'{key}="{value}"' for key, value in quoted.items())
 
 
 def _state(item: Mapping[str, Any]) -> ProcessState:

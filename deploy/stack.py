@@ -55,7 +55,14 @@ class Engine(Section):
 
 
 class Redis(Section):
-    """Redis: counters and the embedding cache. `executable`: instead of the one that is found."""
+    """Redis: counters and the embedding cache.
+
+    Attributes:
+        enabled: start it here.
+        port: where it listens, on loopback.
+        executable: instead of the one on the PATH, or the one that a package carries.
+        memory_mb: memory for its data, MiB; beyond it the oldest cached entries go.
+    """
 
     enabled: bool = True
     port: int = Field(6390, ge=1, le=65535)
@@ -64,14 +71,23 @@ class Redis(Section):
 
 
 class MLflow(Section):
-    """The MLflow server, on loopback, with SQLite and files under LLMOPS_HOME."""
+    """The MLflow server, with SQLite and files under LLMOPS_HOME.
+
+    Attributes:
+        enabled: start it here.
+        port: where it listens, on loopback.
+    """
 
     enabled: bool = True
     port: int = Field(5000, ge=1, le=65535)
 
 
 class Switch(Section):
-    """A part that is configured elsewhere and only switched on or off here."""
+    """A part that is configured elsewhere and only switched on or off here.
+
+    Attributes:
+        enabled: start it here.
+    """
 
     enabled: bool = True
 

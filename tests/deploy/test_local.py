@@ -21,7 +21,7 @@ from tests.deploy.scripted_parts import ScriptedStack, script, server, until
 
 def _get(part: Part) -> str:
     with urllib.request.urlopen(part.check, timeout=5) as answer:
-        return answer.read().decode()
+        return str(answer.read(), "utf-8")
 
 
 def test_parts_start_in_order_and_stop_without_a_trace(stack: ScriptedStack):

@@ -54,6 +54,6 @@ def test_a_killed_gateway_worker_comes_back(stack: RunningStack):
 def _ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except OSError:
         return False

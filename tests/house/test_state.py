@@ -8,9 +8,9 @@ READER = "gateway/settings.py"
 READS = {"environ", "environb", "getenv", "getenvb"}
 # What nobody makes at import: it connects, opens, runs, locks, caches or collects.
 LIVE = {
-    "ClientSession", "Console", "Database", "DeltaTable", "Event", "FastAPI", "FeatureStore", "Live",
-    "Lock", "MlflowClient", "OrderedDict", "Popen", "ProcessPoolExecutor", "Queue", "RLock", "Redis",
-    "Semaphore", "ServerProxy", "Session", "SimpleQueue", "Thread", "ThreadPoolExecutor",
+    "ClientSession", "Console", "Database", "DeltaTable", "Event", "FastAPI", "FeatureStore",
+    "Live", "Lock", "MlflowClient", "OrderedDict", "Popen", "ProcessPoolExecutor", "Queue", "RLock",
+    "Redis", "Semaphore", "ServerProxy", "Session", "SimpleQueue", "Thread", "ThreadPoolExecutor",
     "TTLCache", "connect", "count", "create_engine", "defaultdict", "deque", "from_url",
     "load_configuration", "load_settings", "open", "open_database", "sessionmaker", "socket",
 }  # fmt: skip
@@ -90,7 +90,7 @@ def _module_level_containers(module: Module) -> set[str]:
 
 def _changes(function: ast.AST, names: set[str]) -> list[int]:
     changing = {"append", "add", "update", "pop", "clear", "extend", "insert", "setdefault"}
-    lines = []
+    lines: list[int] = []
     for node in ast.walk(function):
         target: ast.expr | None = None
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -98,5 +98,5 @@ def _changes(function: ast.AST, names: set[str]) -> list[int]:
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
             target = node.value
         if isinstance(target, ast.Name) and target.id in names:
-            lines.append(node.lineno)
+            lines.append(getattr(node, "lineno", 0))
     return lines
