@@ -182,6 +182,7 @@ def part_environment(home: Path, config_path: Path, environ: Mapping[str, str]) 
         MARKER: "keeper",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
+        "PROMETHEUS_MULTIPROC_DIR": str(home / "run" / "metrics"),
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
 

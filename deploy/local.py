@@ -1,6 +1,7 @@
 """The stack on one machine: brought up whole or not at all, and taken down without a trace."""
 
 import fcntl
+import shutil
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ def bring_up(
         if found:
             raise StackError("\n".join(str(problem) for problem in found))
         keeper = Keeper(home)
+        shutil.rmtree(home / "run" / "metrics", ignore_errors=True)  # of processes long gone
         for folder in ("run/metrics", "logs", "spool", "redis", "mlflow", "models"):
             (home / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         uptime.close_open(keeper.run_dir)

@@ -43,8 +43,8 @@ class Inference:
         self.own_seconds += time.perf_counter() - since
 
     def elapsed_ms(self) -> float:
-        """Milliseconds since the request came."""
-        return (time.perf_counter() - self.exchange.started) * MILLISECONDS
+        """Milliseconds since the request came, to the microsecond."""
+        return round((time.perf_counter() - self.exchange.started) * MILLISECONDS, 3)
 
     def wants_usage(self) -> bool:
         """Whether the client asked for a stream's usage itself."""

@@ -83,7 +83,7 @@ class Ledger:
         record = work.record
         record.status, record.http_status = status, http_status
         record.latency_ms = work.elapsed_ms()
-        record.overhead_ms = work.own_seconds * MILLISECONDS
+        record.overhead_ms = round(work.own_seconds * MILLISECONDS, 3)
         if work.part is not None:
             work.part.append(response)
             work.part.close()
