@@ -36,7 +36,14 @@ class Listen(Section):
 
 
 class Server(Listen):
-    """The data plane."""
+    """The data plane.
+
+    Attributes:
+        host: address to listen on.
+        port: every worker listens on it (SO_REUSEPORT).
+        workers: gateway processes.
+        drain_seconds: how long requests under way may take to end after SIGTERM.
+    """
 
     port: int = Field(4000, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=64)
@@ -44,13 +51,30 @@ class Server(Listen):
 
 
 class Admin(Listen):
-    """The admin plane: keys, teams, log, costs, metrics; a credential of its own."""
+    """The admin plane: keys, teams, log, costs, metrics; a credential of its own.
+
+    Attributes:
+        host: address to listen on; keep it off public networks.
+        port: its port.
+    """
 
     port: int = Field(4001, ge=0, le=65535)
 
 
 class Limits(Section):
-    """What one request may be. Sizes in bytes, times in seconds."""
+    """What one request may be.
+
+    Attributes:
+        body_bytes: length of a body; more is a 413.
+        head_bytes: length of the request line and header fields; more is a 431.
+        head_fields: number of header fields.
+        head_seconds, body_seconds: how long head and body may take to arrive; more is a 408.
+        json_depth: nesting of a body.
+        choices: largest `n`.
+        messages: messages of a chat.
+        embedding_inputs: texts of one embeddings call.
+        in_flight: requests under way per worker; one more is a 503.
+    """
 
     body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     head_bytes: int = Field(16 * 1024, ge=1024)
@@ -61,11 +85,18 @@ class Limits(Section):
     choices: int = Field(8, ge=1, le=128)
     messages: int = Field(1024, ge=1)
     embedding_inputs: int = Field(2048, ge=1)
-    in_flight: int = Field(1024, ge=1, description="requests under way per worker, then 503")
+    in_flight: int = Field(1024, ge=1)
 
 
 class Timeouts(Section):
-    """How long an upstream may take, in seconds."""
+    """How long an upstream may take, in seconds.
+
+    Attributes:
+        connect: to accept a connection.
+        first_byte: to begin its answer (a unary answer begins when it is finished).
+        idle: between two pieces of a stream.
+        total: for everything.
+    """
 
     connect: float = Field(2, gt=0)
     first_byte: float = Field(60, gt=0)
@@ -99,7 +130,14 @@ class Upstream(Section):
 
 
 class Price(Section):
-    """USD per million tokens; cached defaults to input, reasoning to output."""
+    """USD per million tokens.
+
+    Attributes:
+        input: tokens of the prompt.
+        output: tokens of the answer.
+        cached: tokens of the prompt that came from a cache; as input by default.
+        reasoning: tokens of the answer that were reasoning; as output by default.
+    """
 
     input: Usd = Decimal(0)
     output: Usd = Decimal(0)
@@ -148,7 +186,15 @@ class Model(Section):
 
 
 class Metric(Section):
-    """A feedback metric that applications may send."""
+    """A feedback metric that applications may send.
+
+    Attributes:
+        type: what a value is.
+        level: what it is about: one request or a whole episode.
+        optimize: which direction is good.
+        categories: the values of a categorical metric.
+        minimum, maximum: bounds of a float.
+    """
 
     type: Literal["boolean", "float", "categorical"]
     level: Literal["request", "episode"] = "request"
@@ -177,6 +223,8 @@ class Log(Section):
         durability: `buffered` writes a record before the last byte of its response and syncs it
             at most `sync_seconds` later; `sync` syncs before the last byte.
         table: folder or `s3://` URL of the Delta table; under LLMOPS_HOME by default.
+        sync_seconds: see durability.
+        storage_options: credentials and settings of object storage, as deltalake takes them.
         segment_bytes, segment_seconds: a spool segment is closed at this size or age.
         spool_bytes: the spool's cap; beyond it requests are refused before the upstream is called.
         commit_seconds: the shipper commits closed segments this often.
@@ -216,7 +264,14 @@ class EmbeddingModel(Section):
 
 
 class Embeddings(Section):
-    """The embedding server: models, and their cache in Feast on Redis."""
+    """The embedding server: models, and their cache in Feast on Redis.
+
+    Attributes:
+        host: address to listen on.
+        port: its port.
+        redis_url: Feast's online store.
+        ttl_seconds: how long a vector is kept.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(4010, ge=0, le=65535)
@@ -226,7 +281,13 @@ class Embeddings(Section):
 
 
 class LiteLLMProvider(Section):
-    """One model that the LiteLLM process serves: LiteLLM's name for it, and its key's variable."""
+    """One model that the LiteLLM process serves.
+
+    Attributes:
+        model: LiteLLM's name for it, such as `anthropic/claude-sonnet-4-5`.
+        api_base: address, where it is not the provider's own.
+        api_key_env: environment variable with the provider's key.
+    """
 
     model: str
     api_base: str | None = None
@@ -234,7 +295,12 @@ class LiteLLMProvider(Section):
 
 
 class LiteLLM(Section):
-    """The small process around LiteLLM, an upstream like any other."""
+    """The small process around LiteLLM, an upstream like any other.
+
+    Attributes:
+        host: address to listen on.
+        port: its port.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(4020, ge=0, le=65535)
