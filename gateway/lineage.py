@@ -57,6 +57,9 @@ class Links(Protocol):
     def named(self, identifier: str) -> Iterable[Node]:
         """The things that `identifier` may stand for."""
 
+    def described(self, node: Node) -> Node:
+        """`node` with its details, if this part has them; other parts know it by its id alone."""
+
     def causes(self, node: Node) -> Relations:
         """What `node` was made with or from: relation and cause."""
 
@@ -118,7 +121,9 @@ class _Walk:
             if node.name in visited:
                 continue
             visited.add(node.name)
-            self.nodes.setdefault(node.name, node)
+            for part in self.links:
+                node = part.described(node)
+            self.nodes[node.name] = node
             for relation, other in self._next(node, to_causes):
                 effect, cause = (node, other) if to_causes else (other, node)
                 self.edges[Edge(effect.name, relation, cause.name)] = None

@@ -48,11 +48,24 @@ class GatewayLinks:
             yield request_node(row)
         yield from self._episodes(identifier)
 
+    def described(self, node: Node) -> Node:
+        """A request, a key, a team or feedback with its details."""
+        if node.details:
+            return node
+        if node.kind == "request":
+            row = self._reader.row(node.id)
+            return node if row is None else request_node(row)
+        if node.kind == "feedback":
+            piece = self._feedback.find(node.id)
+            return node if piece is None else feedback_node(piece)
+        known = {"key": self._key, "team": self._team}.get(node.kind)
+        return next(iter(known(node.id)), node) if known else node
+
     def causes(self, node: Node) -> Relations:
         """Feedback to its request, request to what it used, key to its team."""
-        if node.kind == "feedback":
+        if node.kind == "feedback" and node.details:
             yield from self._feedback_causes(node)
-        elif node.kind == "request":
+        elif node.kind == "request" and node.details:
             yield from self._request_causes(node)
         elif node.kind == "key" and node.details.get("team_id"):
             yield from (("belongs to", team) for team in self._team(node.details["team_id"]))

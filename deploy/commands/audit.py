@@ -4,9 +4,9 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
 from gateway.audit import AuditEntry, AuditFilter, entries
 
@@ -47,7 +47,7 @@ def audit(
         table.add_row(
             when, change.actor, change.action, change.subject, changes(entry), change.reason
         )
-    Console().print(table, soft_wrap=True)
+    print_table(table)
 
 
 def changes(entry: AuditEntry) -> str:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, cast
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from deploy.commands import teams
+from deploy.commands.listing import print_table
 from deploy.commands.state import failed, open_state
 from gateway.key_fields import KeyFields
 from gateway.keys import KeyFilter, KeyRecord
@@ -85,7 +85,7 @@ def listing(
             record.key_id, record.hint, record.alias, record.tenant, record.team_id, models,
             until(record),
         )  # fmt: skip
-    Console().print(table, soft_wrap=True)
+    print_table(table)
 
 
 @app.command()

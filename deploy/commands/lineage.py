@@ -19,6 +19,7 @@ SHOWN = (
     "user", "input_tokens", "output_tokens", "cost_usd", "git_sha", "blocked", "deleted_at",
 )  # fmt: skip
 LONGEST = 60
+PIPED_WIDTH = 400
 
 app = typer.Typer()
 
@@ -42,8 +43,10 @@ def show(
         typer.echo(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2).decode())
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     for start in found.starts:
-        console.print(drawn(found, start), highlight=False, soft_wrap=True)
+        console.print(drawn(found, start), highlight=False)
 
 
 def drawn(found: Lineage, start: str) -> Tree:

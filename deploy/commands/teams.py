@@ -5,9 +5,9 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
+from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
 from gateway.key_fields import TeamFields
 from gateway.teams import TeamRecord
@@ -43,7 +43,7 @@ def listing(tenant: Tenant = None) -> None:
     for team in found:
         models = ", ".join(team.models) or "all"
         table.add_row(team.team_id, team.alias, team.tenant, models, "yes" if team.blocked else "")
-    Console().print(table, soft_wrap=True)
+    print_table(table)
 
 
 @app.command()
