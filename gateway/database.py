@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
@@ -159,7 +160,7 @@ def open_database(url: str) -> Database:
     """Open the database at `url` (SQLite or PostgreSQL). Connects when first used.
 
     Raises:
-        ValueError: another kind of database.
+        ValueError: another kind of database, or its driver is not installed.
     """
     parsed = make_url(url)
     kind = parsed.get_backend_name().replace("postgresql", "postgres")
@@ -217,6 +218,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _postgres(url: URL) -> Engine:
+    if find_spec("psycopg") is None:
+        raise ValueError("PostgreSQL needs its driver: pip install 'psycopg[binary]'")
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,

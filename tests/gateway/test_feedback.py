@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import openai
 import orjson
 import pytest
@@ -234,11 +233,11 @@ def test_the_recipe_for_the_official_client(
     completion = official.chat.completions.create(
         model=model, messages=[{"role": "user", "content": "Capital of France?"}]
     )
-    answer = official.post(
+    answer: Any = official.post(
         "/feedback",
+        cast_to=object,
         body={"request_id": completion.id, "metric_name": "helpful", "value": True},
-        cast_to=httpx.Response,
-    ).json()
+    )
     shown = ask(gateway, "GET", f"/v1/feedback/{answer['feedback_id']}")[1]
     assert (shown["reference"], shown["state"]) == (completion.id, "pending")
     result = check_pending(stored(gateway), reader(gateway), older_than=timedelta(hours=1))
