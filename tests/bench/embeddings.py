@@ -1,4 +1,6 @@
-"""Latency of the embedding server, over loopback, with a real Redis, Feast and MiniLM.
+"""Latency of embeddings over loopback, with a real Redis, Feast and MiniLM.
+
+First at the embedding server, then through one worker of the gateway: key checked, log on.
 
 python -m tests.bench.embeddings
 """
@@ -15,6 +17,7 @@ import aiohttp
 import orjson
 
 from tests.embedding_stack import EmbeddingServerProcess, RedisProcess
+from tests.gateway_process import GatewayProcess, configuration
 
 MODEL = "all-MiniLM-L6-v2"
 SENTENCE = "The quick brown fox number {} jumps over the lazy dog while it rains in the harbour."
@@ -54,10 +57,11 @@ def line(name: str, spent: list[float]) -> str:
     return f"{name:<42} {statistics.median(spent):9.2f} {p99:9.2f}"
 
 
-async def measure(url: str, calls: int) -> None:
-    """Print the table."""
+async def measure(url: str, calls: int, key: str = "") -> None:
+    """Print the table of one server."""
     connector = aiohttp.TCPConnector(limit=64)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         client = Client(session, url)
         texts = [SENTENCE.format(index) for index in range(256)]
         await client.ask(texts)
@@ -71,6 +75,8 @@ async def measure(url: str, calls: int) -> None:
         print(line("hit, 256 texts", await timed(lambda _: client.ask(texts), few, "hit")))
         hit = await timed(lambda _: client.ask(texts, "base64"), few, "hit")
         print(line("hit, 256 texts, base64", hit))
+        if key:
+            return
         run = time.time_ns()
         miss = await timed(lambda i: client.ask([SENTENCE.format(f"{run} {i}")]), few, "miss")
         print(line("miss, one text", miss))
@@ -103,6 +109,18 @@ async def beside_computing(client: Client, texts: list[str], calls: int) -> None
     print(line("hit, one text, while the model computes", spent))
 
 
+def through_gateway(folder: Path, url: str, calls: int) -> None:
+    """The same hits through one worker."""
+    upstreams = {"up": {"url": f"{url}/v1", "tell_tenant": True}}
+    given = configuration(f"{url}/v1", upstreams=upstreams)
+    gateway = GatewayProcess(folder / "gateway", given).start()
+    try:
+        print("\nthrough the gateway")
+        asyncio.run(measure(gateway.url, calls, gateway.key))
+    finally:
+        gateway.stop()
+
+
 def main() -> None:
     """Start Redis and the server, measure, stop them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -118,8 +136,9 @@ def main() -> None:
             RedisProcess(folder) as redis,
             EmbeddingServerProcess(folder, {"redis_url": redis.url}) as server,
         ):
-            print(f"ready after {server.ready_seconds:.1f} s")
+            print(f"the embedding server, ready after {server.ready_seconds:.1f} s")
             asyncio.run(measure(server.url, arguments.calls))
+            through_gateway(folder, server.url, arguments.calls)
 
 
 if __name__ == "__main__":

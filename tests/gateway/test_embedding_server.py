@@ -8,6 +8,7 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,7 @@ import pytest
 
 from tests.embedding_client import EmbeddingClient as Client
 from tests.embedding_stack import EmbeddingServerProcess, RedisProcess
+from tests.gateway_process import GatewayProcess, configuration
 from tests.scripted_answers import embedding as scripted_vector
 from tests.scripted_upstream import ScriptedUpstreamProcess
 
@@ -355,6 +357,29 @@ async def test_the_loop_stays_free_while_the_model_computes(client: Client):
         spent.append(time.monotonic() - started)
     await work
     assert len(spent) > 10 and sorted(spent)[len(spent) // 2] < 0.05
+
+
+async def test_through_the_gateway(parts: Parts, tmp_path: Path):
+    upstreams = {"up": {"url": f"{parts.server.url}/v1", "tell_tenant": True}}
+    given = configuration(f"{parts.server.url}/v1", upstreams=upstreams)
+    gateway = GatewayProcess(tmp_path / "gateway", given).start()
+    try:
+        headers = {"authorization": f"Bearer {gateway.key}"}
+        async with aiohttp.ClientSession(gateway.url, headers=headers) as session:
+            body = {"model": MODEL, "input": ["through", "the gateway"], "cache": {"ttl": 60}}
+            for expected in ("miss", "hit"):
+                async with session.post("/v1/embeddings", json=body) as answer:
+                    assert answer.status == 200
+                    assert answer.headers["x-cache"] == expected
+                    usage = (await answer.json())["usage"]
+                async with aiohttp.ClientSession(parts.server.url) as direct:
+                    await Client(direct).settle()
+        assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] > 0
+        records = [entry.meta for entry in gateway.finals().values()]
+        assert [record["cache"] for record in records] == ["miss", "hit"]
+        assert records[1]["cached_tokens"] == usage["prompt_tokens"]
+    finally:
+        gateway.stop()
 
 
 async def test_the_end_writes_what_is_queued(client: Client, parts: Parts):
