@@ -143,6 +143,12 @@ class Shipper:
         if self._traces is not None and self._traces.wants(row):
             sampled.append(row)
 
+    @property
+    def spans(self) -> dict[str, int]:
+        """How many spans were sent and dropped."""
+        traces = self._traces
+        return {} if traces is None else {"spans": traces.sent, "spans_dropped": traces.dropped}
+
     def _note(self, batch: Batch, tally: Tally) -> None:
         self.total.add(tally)
         if tally.damaged or tally.unstorable:
@@ -203,7 +209,8 @@ class Service:
         return outcome
 
     def _report(self, failures: int) -> None:
-        status = {"pid": os.getpid(), "failures": failures, **asdict(self._shipper.total)}
+        counted = {**asdict(self._shipper.total), **self._shipper.spans}
+        status = {"pid": os.getpid(), "failures": failures, **counted}
         fresh = self._run / f".{STATUS}"
         with suppress(OSError):
             fresh.write_bytes(orjson.dumps(status))

@@ -29,6 +29,7 @@ from gateway.log_columns import Row, usd_text
 from gateway.records import Status
 
 QUEUE_ROWS = 2000
+QUEUE_CHARACTERS = 64 * 1024 * 1024
 SEND_ROWS = 100
 BODY_CHARACTERS = 256 * 1024
 TIMEOUT_SECONDS = 10
@@ -52,6 +53,8 @@ class TraceSender:
         self._endpoint = endpoint
         self._experiment: str | None = None
         self._queue: queue.Queue[Row | None] = queue.Queue(QUEUE_ROWS)
+        self._queued = 0
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
     @classmethod
@@ -67,7 +70,7 @@ class TraceSender:
         """Whether the row is in the sample and the queue has room."""
         if not sampled(row["request_id"], self._traces.sample):
             return False
-        if self._queue.full():
+        if self._queue.full() or self._queued > QUEUE_CHARACTERS:
             self.dropped += 1
             return False
         return True
@@ -79,6 +82,8 @@ class TraceSender:
                 self._queue.put_nowait(row)
             except queue.Full:
                 self.dropped += 1
+            else:
+                self._count(_weight(row))
 
     def close(self, seconds: float = TIMEOUT_SECONDS) -> None:
         """Send what is queued, for so long at most."""
@@ -94,6 +99,7 @@ class TraceSender:
             rows = [first]
             closed = self._drain(rows)
             self._send(rows)
+            self._count(-sum(map(_weight, rows)))
 
     def _drain(self, rows: list[Row]) -> bool:
         """Take what is queued, up to one request's worth; True if that was the end."""
@@ -106,6 +112,10 @@ class TraceSender:
                 return True
             rows.append(item)
         return False
+
+    def _count(self, characters: int) -> None:
+        with self._counting:
+            self._queued += characters
 
     def _send(self, rows: list[Row]) -> None:
         spans = [span_of(row, bodies=self._traces.bodies) for row in rows]
@@ -174,6 +184,10 @@ def trace_id(request_id: str) -> bytes:
         return uuid.UUID(request_id).bytes
     except ValueError:
         return hashlib.blake2b(request_id.encode(), digest_size=16).digest()
+
+
+def _weight(row: Row) -> int:
+    return len(row["request"] or "") + len(row["response"] or "")
 
 
 def span_of(row: Row, *, bodies: bool) -> Span:

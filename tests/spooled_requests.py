@@ -1,7 +1,11 @@
 """Records and spools as a worker writes them, for the tests of the request log."""
 
 import os
+import resource
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +64,16 @@ def shipper_of(home: Path, log: Log | None = None, traces: Any = None) -> Shippe
     """A shipper of the spool and the table under `home`."""
     os.makedirs(home / "spool" / "parts", exist_ok=True)
     return Shipper(home / "spool", LogTable(str(home / "log" / "requests")), log or Log(), traces)
+
+
+@contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Every write beyond `limit` bytes of a file fails, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)

@@ -25,6 +25,7 @@ from gateway.request_log import LogReader
 from gateway.settings import Settings, load_settings
 
 ENGINE = "engine"
+TABLE_WIDTH = 140
 app = typer.Typer(help="What the logged requests cost.", invoke_without_command=True)
 
 Since = Annotated[str | None, typer.Option(help="a span such as 7d or 24h, or a date")]
@@ -48,12 +49,12 @@ def show(
     except UnknownDimension as error:
         raise typer.BadParameter(str(error)) from error
     table = Table(box=None, header_style="bold")
-    table.add_column(by)
+    table.add_column(by, no_wrap=True)
     for name in ("requests", "input", "cached", "output", "reasoning", "cost USD", "saved USD"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in [*lines, total(lines)]:
         table.add_row(*_cells(line))
-    Console().print(table)
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
 
 
 @app.command("reconcile")
@@ -91,7 +92,7 @@ def compare(
     if not lines:
         typer.echo("no model is self-hosted: nothing to reconcile")
         return
-    Console().print(table)
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
 
 
 def _cells(line: CostLine) -> list[str]:

@@ -28,6 +28,8 @@ TAIL_COLUMNS = (
     "ts", "request_id", "key_id", "tenant", "model", "status", "http_status", "input_tokens",
     "output_tokens", "cost_usd", "latency_ms",
 )  # fmt: skip
+TAIL_WIDTH = 150
+CELL_WIDTH = 60
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 app = typer.Typer(help="Read and keep the request log.", no_args_is_help=True)
 
@@ -55,7 +57,7 @@ def tail(
     """The newest requests, one line each."""
     reader = _reader()
     rows = reader.rows(columns=TAIL_COLUMNS, limit=number)[::-1]
-    console = Console()
+    console = Console(width=max(Console().width, TAIL_WIDTH))
     _print_tail(console, rows, header=True)
     seen = {row["request_id"] for row in rows}
     try:
@@ -184,7 +186,9 @@ def csv_text(result: Result) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if value is None or isinstance(value, int | float | Decimal):
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if value is None or isinstance(value, int | float):
         return value
     text = _plain(_jsonable(value))
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
@@ -208,7 +212,9 @@ def _print_table(result: Result) -> None:
     table = Table(*(Column(name, overflow="fold") for name in result.columns), box=None)
     for row in result.rows:
         table.add_row(*("" if value is None else _plain(_jsonable(value)) for value in row))
-    Console().print(table)
+    console = Console()
+    width = console.width if console.is_terminal else CELL_WIDTH * max(len(result.columns), 1)
+    console.print(table, width=max(width, console.width), crop=False)
     typer.echo(f"{len(result.rows)} rows")
 
 

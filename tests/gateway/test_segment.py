@@ -1,6 +1,7 @@
 """The segment format: what is written comes back, and damage costs only what it touches."""
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.segment import MAGIC, Damage, Entry, Kind, encode, scan, segment_name, writer_of
 
-Written = tuple[Kind, dict[str, object], bytes, bytes]
+Written = tuple[Kind, dict[str, Any], bytes, bytes]
 
 metas = st.dictionaries(
     st.text(max_size=8), st.text(max_size=20) | st.integers(-(2**53), 2**53) | st.none(), max_size=4
@@ -19,6 +20,10 @@ records = st.tuples(st.sampled_from(Kind), metas, st.binary(max_size=60), st.bin
 def encoded(one: Written) -> bytes:
     kind, meta, request, response = one
     return b"".join(encode(kind, orjson.dumps(meta), request, response))
+
+
+def whole_record(name: str) -> Written:
+    return Kind.FINAL, {"request_id": name}, b"q" * 20, b"r" * 20
 
 
 def entries(data: bytes) -> list[Written]:
@@ -40,8 +45,8 @@ def test_places_are_where_the_records_are(
 
 
 def test_a_tail_torn_at_any_byte_costs_only_the_last_record() -> None:
-    first = (Kind.FINAL, {"request_id": "a"}, b"question", b"answer \xf5REC \x00")
-    last = (Kind.FINAL, {"request_id": "b"}, b"second", b"reply")
+    first: Written = (Kind.FINAL, {"request_id": "a"}, b"question", b"answer \xf5REC \x00")
+    last = whole_record("b")
     start = len(MAGIC + encoded(first))
     whole = MAGIC + encoded(first) + encoded(last)
     for end in range(start, len(whole)):
@@ -53,9 +58,7 @@ def test_a_tail_torn_at_any_byte_costs_only_the_last_record() -> None:
 
 
 def test_any_flipped_byte_costs_only_its_record() -> None:
-    one, two, three = (
-        (Kind.FINAL, {"request_id": name}, b"q" * 20, b"r" * 20) for name in ("1", "2", "3")
-    )
+    one, two, three = (whole_record(name) for name in ("1", "2", "3"))
     start, middle = len(MAGIC + encoded(one)), len(encoded(two))
     whole = MAGIC + encoded(one) + encoded(two) + encoded(three)
     for place in range(start, start + middle):

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +12,7 @@ from gateway.batches import is_sealed, segment_paths
 from gateway.configuration import Log
 from gateway.segment import Entry, Kind, read_segment
 from gateway.spool import Spool, SpoolUnavailable
-from tests.spooled_requests import record
+from tests.spooled_requests import file_size_limit, record
 
 SMALL = Log(segment_bytes=4096, sync_seconds=0.01)
 
@@ -30,19 +28,6 @@ def entries(folder: Path) -> list[Entry]:
 
 def finals(folder: Path) -> list[str]:
     return [item.meta["request_id"] for item in entries(folder) if item.kind is Kind.FINAL]
-
-
-@contextmanager
-def file_size_limit(limit: int) -> Iterator[None]:
-    """Every write beyond `limit` bytes of a file fails, as on a full disk."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @contextmanager
