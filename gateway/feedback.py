@@ -15,7 +15,18 @@ from typing import Any
 
 import orjson
 import uuid_utils
-from sqlalchemy import JSON, Index, String, Text, UniqueConstraint, or_, select, text, update
+from sqlalchemy import (
+    JSON,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    delete,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -205,16 +216,21 @@ class FeedbackStore:
                 session.execute(change.values(**values))
 
     def erase(self, feedback_ids: Iterable[str]) -> int:
-        """Remove these pieces for good (erasure of a user's data); returns how many there were."""
-        wanted = list(feedback_ids)
+        """Remove these pieces for good; returns how many there were."""
+        return self._erase(FeedbackRow.feedback_id, feedback_ids)
+
+    def erase_on(self, request_ids: Iterable[str]) -> int:
+        """Remove what was given on these requests (erasure of a user); returns how many."""
+        return self._erase(FeedbackRow.request_id, request_ids)
+
+    def _erase(self, column: Any, ids: Iterable[str]) -> int:
+        wanted = list(ids)
         erased = 0
-        with self._database.transaction() as session:
-            for start in range(0, len(wanted), IDS_AT_ONCE):
-                part = wanted[start : start + IDS_AT_ONCE]
-                query = select(FeedbackRow).where(FeedbackRow.feedback_id.in_(part))
-                for row in session.scalars(query):
-                    session.delete(row)
-                    erased += 1
+        for start in range(0, len(wanted), IDS_AT_ONCE):
+            part = column.in_(wanted[start : start + IDS_AT_ONCE])
+            with self._database.transaction() as session:
+                gone = delete(FeedbackRow).where(part).returning(FeedbackRow.feedback_id)
+                erased += len(session.execute(gone).all())
         return erased
 
     def _of(self, tenant: str, condition: Any) -> Sequence[FeedbackRecord]:

@@ -4,16 +4,23 @@ The application mounts `feedback_router()` behind its authentication, which leav
 in `scope["llmops.key"]`, and keeps the store in `app.state.feedback`.
 """
 
-from typing import Annotated, Any
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from gateway.errors import BadRequest, BodyTooLarge, Unauthorized
+from gateway.errors import BadRequest, BodyTooLarge, Unauthorized, Unavailable
 from gateway.feedback import FeedbackStore, NewFeedback
 from gateway.keys import Key
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 BODY_BYTES = 2 * 1024 * 1024
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f]+$")]
@@ -79,6 +86,15 @@ async def submitted(request: Request, key: Annotated[Key, Depends(caller)]) -> N
     )
 
 
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do `work` off the event loop; Unavailable if the state database cannot be used now."""
+    try:
+        return await run_in_threadpool(work, *args, **kwargs)
+    except SQLAlchemyError as error:
+        log.error("feedback: the state database failed: %s", error)
+        raise Unavailable("Feedback cannot be taken or shown now; try again.") from error
+
+
 async def _whole(request: Request) -> bytes:
     body = bytearray()
     async for part in request.stream():
@@ -98,7 +114,7 @@ def feedback_router() -> APIRouter:
     ) -> FeedbackResponse:
         """Give feedback on a request or an episode."""
         store: FeedbackStore = request.app.state.feedback
-        return FeedbackResponse(feedback_id=await run_in_threadpool(store.add, new))
+        return FeedbackResponse(feedback_id=await in_thread(store.add, new))
 
     @router.get("/v1/feedback/{feedback_id}")
     async def show(
@@ -106,7 +122,7 @@ def feedback_router() -> APIRouter:
     ) -> dict[str, Any]:
         """One piece of the caller's own tenant's feedback."""
         store: FeedbackStore = request.app.state.feedback
-        record = await run_in_threadpool(store.get, feedback_id, key.tenant)
+        record = await in_thread(store.get, feedback_id, key.tenant)
         return record.as_dict()
 
     return router

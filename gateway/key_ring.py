@@ -106,7 +106,7 @@ class KeyRing:
         while True:
             try:
                 await asyncio.to_thread(self.load)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, ValueError) as error:  # ValueError: a row that is damaged
                 if self.healthy:
                     log.warning("keys: the state database cannot be read: %s", error)
             await asyncio.sleep(POLL_SECONDS)

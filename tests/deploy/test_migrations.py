@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
+from sqlalchemy.exc import SQLAlchemyError
 
 import gateway.feedback
 import gateway.keys  # noqa: F401 - both declare tables
@@ -64,5 +65,5 @@ def test_several_processes_may_upgrade_at_once(empty_url: str) -> None:
 
 def test_an_unreachable_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(Exception, match="not a database"):
+    with pytest.raises(SQLAlchemyError, match="not a database"):
         upgrade(f"sqlite:///{tmp_path / 'state.db'}")

@@ -2,6 +2,7 @@
 
 import http.client
 import math
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -163,7 +164,9 @@ def test_pending_feedback_is_paged_and_resolved(store: FeedbackStore) -> None:
     assert len(store.pending()) == 4
     resolved = store.get(ids[0], "t")
     assert (resolved.state, resolved.request_id, resolved.reference) == ("resolved", ID, "gen-0")
-    assert store.erase([ids[0], ids[1], "nothing"]) == 2
+    assert store.erase([ids[1], "nothing"]) == 1
+    assert store.erase_on([ID, *(str(number) for number in range(1000))]) == 1
+    assert [piece.feedback_id for piece in store.pending()] == ids[2:]
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +298,20 @@ def test_bad_bodies_are_400(gateway: GatewayProcess, body: Any, param: str | Non
 def test_too_large_a_body_is_413(gateway: GatewayProcess) -> None:
     body = {"metric_name": "comment", "value": "x" * 3_000_000, "request_id": ID}
     assert send(gateway, body)[0] == 413
+
+
+def test_a_broken_state_database_is_503(gateway: GatewayProcess) -> None:
+    body = {"metric_name": "helpful", "value": True, "request_id": ID}
+    path = gateway.home / "state.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE feedback RENAME TO gone")
+    try:
+        assert send(gateway, body)[0] == 503
+        assert ask(gateway, "GET", f"/v1/feedback/{ID}")[0] == 503
+    finally:
+        with sqlite3.connect(path) as connection:
+            connection.execute("ALTER TABLE gone RENAME TO feedback")
+    assert ask(gateway, "GET", f"/v1/feedback/{ID}")[0] == 404
 
 
 def test_no_key_no_feedback(gateway: GatewayProcess) -> None:
