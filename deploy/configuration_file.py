@@ -25,8 +25,12 @@ def default_text() -> str:
     return files("deploy").joinpath(DEFAULT).read_text()
 
 
-def in_force(settings: Settings, given: Path | None) -> Path:
-    """The file that a start uses: `given`, LLMOPS_CONFIG, or the one in LLMOPS_HOME."""
+def in_force(settings: Settings, given: Path | None, *, make: bool = True) -> Path:
+    """The file that a start uses: `given`, LLMOPS_CONFIG, or the one in LLMOPS_HOME.
+
+    The last is made from the packaged default where it is missing; with `make` False the packaged
+    file itself stands in for it. Raises ConfigurationError.
+    """
     if given is not None:
         if not given.is_file():
             raise ConfigurationError(f"{given}: no such file")
@@ -35,6 +39,8 @@ def in_force(settings: Settings, given: Path | None) -> Path:
         return settings.config_path
     stack = settings.home / "stack.yaml"
     if not stack.exists():
+        if not make:
+            return Path(str(files("deploy").joinpath(DEFAULT)))
         settings.home.mkdir(parents=True, exist_ok=True)
         stack.write_text(default_text())
     return stack

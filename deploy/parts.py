@@ -12,6 +12,8 @@ from deploy.stack import LOOPBACK, Stack
 from gateway.configuration import Configuration
 from gateway.settings import Settings
 
+GPU = Path("/dev/nvidia0")
+EAGER = ("--enforce-eager",)  # compiling takes minutes on a CPU and gains nothing there
 PYTHON = (sys.executable, "-P", "-m")
 
 
@@ -88,11 +90,6 @@ def parts_of(configuration: Configuration, stack: Stack, settings: Settings) -> 
     ]
     gateway = _gateway(configuration, [part.name for part in parts])
     parts += [_admin(configuration), gateway, *_shipper(stack, settings)]
-    names = {part.name for part in parts}
-    for part in parts:
-        absent = set(part.needs) - names
-        if absent:
-            raise ValueError(f"{part.name} needs {', '.join(absent)}")
     return parts
 
 
@@ -203,7 +200,7 @@ def _engine_command(stack: Stack, python: Path, folder: Path) -> tuple[str, ...]
         str(python), "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(folder.absolute()), "--served-model-name", engine.name,
         "--host", LOOPBACK, "--port", str(engine.port), "--dtype", "bfloat16",
-        "--max-model-len", str(engine.max_model_len), "--enforce-eager",
+        "--max-model-len", str(engine.max_model_len), *(() if GPU.exists() else EAGER),
         "--enable-prompt-tokens-details", "--enable-auto-tool-choice",
         "--tool-call-parser", "hermes", *(adapters if engine.lora_rank else ()),
         *engine.arguments,

@@ -5,6 +5,7 @@ refused with its path.
 """
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -126,4 +127,18 @@ def stack_of(configuration: Configuration, origin: str = "configuration") -> Sta
 def load_stack(path: Path) -> tuple[Configuration, Stack]:
     """Read and validate the whole file at `path`, the stack's section included."""
     configuration = load_configuration(path)
-    return configuration, stack_of(configuration, origin=str(path))
+    stack = stack_of(configuration, origin=str(path))
+    _same_redis(configuration, stack, str(path))
+    return configuration, stack
+
+
+def _same_redis(configuration: Configuration, stack: Stack, origin: str) -> None:
+    """A Redis that is started here but not the one that is used is a mistake."""
+    if configuration.embeddings is None or not stack.redis.enabled:
+        return
+    url = urlsplit(configuration.embeddings.redis_url)
+    if (url.port or 6379) != stack.redis.port:
+        raise ConfigurationError(
+            f"{origin}: embeddings.redis_url: port {url.port or 6379}, but stack.redis.port is "
+            f"{stack.redis.port}; make them equal, or set stack.redis.enabled to false"
+        )

@@ -40,7 +40,7 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
     running = Keeper(settings.home).running()
     findings.append(Finding("stack", True, "up" if running else "down"))
     try:
-        path = configuration_file.in_force(settings, config)
+        path = configuration_file.in_force(settings, config, make=False)
         configuration, stack = load_stack(path)
     except ConfigurationError as error:
         return [*findings, Finding("configuration", False, str(error), "mend the file")]

@@ -55,7 +55,8 @@ def up(
 ) -> None:
     """Start the stack, or with --engine none --upstream URL the gateway alone."""
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does: tidily
+        signal.signal(number, signal.default_int_handler)
     settings = load_settings()
     light = None
     if upstream is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -154,6 +155,27 @@ def test_upstream_needs_engine_none(home: Path):
     done = llmops("up", "--upstream", "http://127.0.0.1:9/v1", home=home)
     assert done.returncode == 1
     assert "--upstream goes with --engine none" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_leaves_nothing(home: Path, number: signal.Signals):
+    child = subprocess.Popen(
+        [
+            sys.executable, "-m", "deploy.cli", "up", "--engine", "none",
+            "--upstream", "http://127.0.0.1:9/v1",
+            "--port", str(free_port()), "--admin-port", str(free_port()),
+        ],
+        env={**os.environ, "LLMOPS_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert "starting" in child.stdout.readline()
+    child.send_signal(number)
+    output, _ = child.communicate(timeout=30)
+    assert child.returncode == 130, output
+    assert "interrupted" in output
+    assert not leftovers(home)
 
 
 def test_light_start_answers_within_three_seconds(home: Path, upstream: str):

@@ -116,3 +116,10 @@ def test_redis_is_found_here():
 def test_load_names_the_file(tmp_path: Path):
     with pytest.raises(ConfigurationError, match=str(tmp_path / "none.yaml")):
         load_stack(tmp_path / "none.yaml")
+
+
+def test_a_redis_that_nobody_uses_is_a_mistake(tmp_path: Path):
+    file = tmp_path / "file.yaml"
+    file.write_text(default_text().replace("redis: {port: 6390}", "redis: {port: 6391}"))
+    with pytest.raises(ConfigurationError, match=r"embeddings.redis_url: port 6390, but .* 6391"):
+        load_stack(file)
