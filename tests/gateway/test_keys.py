@@ -1,7 +1,6 @@
 """Virtual keys and teams: their life, their limits, and what is stored of them."""
 
 import shutil
-import sqlite3
 import tempfile
 import threading
 import time
@@ -237,8 +236,9 @@ class KeyLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.home = Path(tempfile.mkdtemp(prefix="llmops-keys-"))
-        shutil.copy(self.template(), self.home / "state.db")
-        self.database = open_database(f"sqlite:///{self.home / 'state.db'}")
+        url = f"sqlite:///{self.home / 'state.db'}"
+        upgrade(url)
+        self.database = open_database(url)
         self.store = KeyStore(self.database, SECRET)
         self.ring = KeyRing(self.database, SECRET)
         self.late = KeyRing(self.database, SECRET)
@@ -246,15 +246,6 @@ class KeyLife(RuleBasedStateMachine):
         self.expected: dict[str, bool] = {}
         self.deleted: set[str] = set()
         self.teams: dict[str, str] = {}
-
-    @staticmethod
-    def template() -> Path:
-        """An empty database at the newest schema, made once."""
-        path = Path(tempfile.gettempdir()) / "llmops-keys-template" / "state.db"
-        upgrade(f"sqlite:///{path}")
-        with sqlite3.connect(path) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return path
 
     @rule(target=live, team=st.sampled_from(["none", "blue", "red"]))
     def generate(self, team: str) -> str:
