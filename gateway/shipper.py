@@ -30,6 +30,7 @@ from gateway.configuration import Log, load_configuration
 from gateway.erasures import Erasure, Erasures
 from gateway.log_columns import Row
 from gateway.log_table import LogTable, TableError
+from gateway.request_log import LogReader
 from gateway.settings import Settings, load_settings
 from gateway.traces import TraceSender
 
@@ -94,10 +95,25 @@ class Shipper:
         if order.kind == "retain":
             return retention.retain(self.table, self.log, self.spool)
         erasure = Erasure(order.user or "", order.before)
-        shipped = self.ship()
+        self.ship()
         self._erasures.add(erasure)
+        spans = self._forget_spans(erasure)
         outcome = retention.erase(self.table, erasure, self.spool, delete_rows=order.delete_rows)
-        return {**outcome, "shipped_before": shipped}
+        return {**outcome, "spans": spans}
+
+    def _forget_spans(self, erasure: Erasure) -> int | str:
+        """How many spans were deleted; text, if they could not be: then that is left to do."""
+        if self._traces is None:
+            return 0
+        reader = LogReader(self.spool, self.table.uri, self.table.storage_options)
+        condition = '"user" = ? AND ts <= make_timestamptz(?)'
+        rows = reader.rows(
+            condition, [erasure.user, erasure.before], columns=["request_id"], order="ts"
+        )
+        try:
+            return self._traces.forget([row["request_id"] for row in rows])
+        except OSError as error:
+            return f"not deleted: {error}"
 
     def tidy(self) -> None:
         """Keep the number of files low, so that reading stays quick."""

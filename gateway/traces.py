@@ -14,7 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -51,6 +51,7 @@ class TraceSender:
         self.dropped = 0
         self._traces = traces
         self._endpoint = endpoint
+        self._base = endpoint.removesuffix("/v1/traces")
         self._experiment: str | None = None
         self._queue: queue.Queue[Row | None] = queue.Queue(QUEUE_ROWS)
         self._queued = 0
@@ -58,12 +59,16 @@ class TraceSender:
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
     @classmethod
+    def configured(cls, traces: Traces) -> "TraceSender | None":
+        """A sender that is not running yet, or None if no endpoint is configured."""
+        return None if traces.endpoint is None else cls(traces, traces.endpoint)
+
+    @classmethod
     def start(cls, traces: Traces) -> "TraceSender | None":
         """A running sender, or None if no endpoint is configured."""
-        if traces.endpoint is None or traces.sample <= 0:
-            return None
-        sender = cls(traces, traces.endpoint)
-        sender._thread.start()
+        sender = cls.configured(traces)
+        if sender is not None:
+            sender._thread.start()
         return sender
 
     def wants(self, row: Row) -> bool:
@@ -84,6 +89,25 @@ class TraceSender:
                 self.dropped += 1
             else:
                 self._count(_weight(row))
+
+    def forget(self, request_ids: Sequence[str]) -> int:
+        """Delete these requests' traces where the endpoint is MLflow's; returns how many.
+
+        Raises OSError if it cannot be reached.
+        """
+        experiment = self._experiment_id()
+        names = [f"tr-{trace_id(name).hex()}" for name in request_ids]
+        deleted = 0
+        for start in range(0, len(names) if experiment else 0, SEND_ROWS):
+            wanted = {"experiment_id": experiment, "request_ids": names[start : start + SEND_ROWS]}
+            request = urllib.request.Request(
+                f"{self._base}/api/2.0/mlflow/traces/delete-traces",
+                data=orjson.dumps(wanted),
+                headers={"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                deleted += int(orjson.loads(response.read()).get("traces_deleted", 0))
+        return deleted
 
     def close(self, seconds: float = TIMEOUT_SECONDS) -> None:
         """Send what is queued, for so long at most."""
@@ -139,9 +163,8 @@ class TraceSender:
     def _experiment_id(self) -> str:
         """Id of the MLflow experiment; empty where the endpoint is not MLflow's."""
         if self._experiment is None:
-            base = self._endpoint.removesuffix("/v1/traces")
             try:
-                self._experiment = experiment_id(base, self._traces.experiment)
+                self._experiment = experiment_id(self._base, self._traces.experiment)
             except urllib.error.HTTPError as error:
                 if error.code >= 500:
                     raise

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from deploy.commands.state import failed, open_state
-from gateway.configuration import ConfigurationError, Log, load_configuration
+from gateway.configuration import Configuration, ConfigurationError, load_configuration
 from gateway.costs import BadSince, since_time
 from gateway.orders import Order, Outcome
 from gateway.request_log import LogReader, QueryRefused, Result, presented
@@ -173,6 +173,8 @@ def erase(
         f"{done['rows']} rows {what} by {done['by']}, {done['files_removed']} files removed,"
         f" {done['quarantined']} quarantined records dropped"
     )
+    if isinstance(done["spans"], str):
+        typer.secho(f"spans: {done['spans']}; erase again when it is back", fg="yellow", err=True)
     typer.echo("requests still under way are cleared as they are logged, for a day from now")
 
 
@@ -256,26 +258,27 @@ def _since(text: str) -> datetime:
         raise failed(str(error)) from error
 
 
-def _configured() -> tuple[Settings, Log]:
+def _configured() -> tuple[Settings, Configuration]:
     settings = load_settings()
     try:
-        return settings, load_configuration(settings.config_path).log
+        return settings, load_configuration(settings.config_path)
     except ConfigurationError as error:
         raise failed(str(error)) from error
 
 
 def _reader() -> LogReader:
-    return LogReader.open(*_configured())
+    settings, configuration = _configured()
+    return LogReader.open(settings, configuration.log)
 
 
 def _carry_out(order: Order) -> Outcome:
-    settings, log = _configured()
+    settings, configuration = _configured()
     try:
         from gateway.log_work import WAIT_SECONDS, carry_out
     except ImportError as error:
         raise failed(f"the log table needs the extra llmops[log]: {error}") from error
     try:
-        return carry_out(order, settings, log, seconds=WAIT_SECONDS)
+        return carry_out(order, settings, configuration, seconds=WAIT_SECONDS)
     except (OSError, RuntimeError) as error:
         raise failed(str(error)) from error
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway import retention
 from gateway.batches import segment_paths
-from gateway.configuration import Log, load_configuration
+from gateway.configuration import Configuration, Log, load_configuration
 from gateway.log_work import carry_out
 from gateway.orders import Order, OrderTimeout
 from gateway.request_log import LogReader
@@ -39,13 +39,13 @@ def all_rows(home: Path) -> list[dict]:
     return reader.rows(columns=list(reader.columns), order="ts, request_id")
 
 
-def settings_of(home: Path) -> tuple[Settings, Log]:
+def settings_of(home: Path) -> tuple[Settings, Configuration]:
     path = home / "gateway.yaml"
     path.write_text(
         "upstreams: {}\nmodels: {}\nlog: {commit_seconds: 0.05, segment_seconds: 0.2}\n"
     )
     settings = load_settings({"LLMOPS_HOME": str(home), "LLMOPS_CONFIG": str(path)})
-    return settings, load_configuration(path).log
+    return settings, load_configuration(path)
 
 
 def files_with(home: Path, user: str) -> list[Path]:
@@ -153,16 +153,16 @@ def test_what_was_under_way_is_forgotten_when_it_comes(tmp_path: Path) -> None:
 
 
 def test_a_command_does_the_work_itself_if_no_shipper_runs(tmp_path: Path) -> None:
-    settings, log = settings_of(tmp_path)
+    settings, given = settings_of(tmp_path)
     write_segment(tmp_path / "spool", intent(record()), final(record(user="anna")))
-    done = carry_out(Order("erase", user="anna", before=now_us()), settings, log)
+    done = carry_out(Order("erase", user="anna", before=now_us()), settings, given)
     assert done["by"] == "this command"
     assert segment_paths(tmp_path / "spool") == []
     assert [row["user"] for row in all_rows(tmp_path)] == [None, None]
 
 
 def test_a_running_shipper_carries_out_what_a_command_asks(tmp_path: Path) -> None:
-    settings, log = settings_of(tmp_path)
+    settings, given = settings_of(tmp_path)
     env = {**os.environ, "LLMOPS_HOME": str(tmp_path), "LLMOPS_CONFIG": str(settings.config_path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway.shipper"], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
@@ -174,11 +174,11 @@ def test_a_running_shipper_carries_out_what_a_command_asks(tmp_path: Path) -> No
             time.sleep(0.02)
         write_segment(tmp_path / "spool", final(record(user="anna")))
         order = Order("erase", user="anna", before=now_us())
-        done = carry_out(order, settings, log, seconds=20)
+        done = carry_out(order, settings, given, seconds=20)
         assert done["by"] == "the running shipper"
         assert [row["user"] for row in all_rows(tmp_path)] == [None]
         with pytest.raises(OrderTimeout):
-            carry_out(Order("compact"), settings, log, seconds=0)
+            carry_out(Order("compact"), settings, given, seconds=0)
         status = orjson.loads((tmp_path / "run" / "shipper.json").read_bytes())
         assert status["pid"] == process.pid
     finally:

@@ -17,6 +17,7 @@ import uuid_utils
 
 from gateway.configuration import Traces
 from gateway.log_columns import row_of
+from gateway.orders import Order
 from gateway.segment import Entry, Kind
 from gateway.traces import TraceSender, sampled, span_of, trace_id
 from tests.gateway_process import free_port
@@ -136,6 +137,15 @@ def test_mlflow_shows_shipped_requests_as_traces(tmp_path: Path, mlflow_url: str
             "finish_reason": "stop",
         }
     ]
+    check_failed(traces, hexadecimal)
+    shipper = shipper_of(tmp_path, traces=sender)
+    done = shipper.obey(Order("erase", user="anna", before=good.ts))
+    assert (done["rows"], done["spans"]) == (1, 1)
+    (left,) = search(mlflow_url, "live gateway")
+    assert hexadecimal not in left["info"]["trace_id"]
+
+
+def check_failed(traces: dict[str, Any], hexadecimal: str) -> None:
     (failed,) = (t for name, t in traces.items() if hexadecimal not in name)
     assert failed["info"]["state"] == "ERROR"
 
