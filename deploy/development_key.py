@@ -1,5 +1,12 @@
-"""The local development key: made at the first `up`, kept in a 0600 file, printed by every `up`."""
+"""The state database as `up` leaves it: migrated, and with the local development key in it.
 
+The key is made at the first `up`, kept in a 0600 file and printed by every `up`.
+"""
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from deploy.local import StackError
+from deploy.migrations import upgrade
 from deploy.ready import KEY_FILE
 from gateway.database import open_database
 from gateway.errors import NotFound
@@ -8,6 +15,18 @@ from gateway.settings import Settings, read_or_make_secret
 
 ACTOR = "llmops up"
 PREFIX = "sk-dev-"
+
+
+def prepare_state(settings: Settings) -> str:
+    """Bring the state database to the newest schema; returns the development key.
+
+    Raises StackError where the database cannot be used.
+    """
+    try:
+        upgrade(settings.database_url)
+        return development_key(settings)
+    except (SQLAlchemyError, ValueError) as error:
+        raise StackError(f"the state database cannot be used: {error}") from error
 
 
 def development_key(settings: Settings) -> str:

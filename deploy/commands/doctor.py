@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy import configuration_file
@@ -28,7 +29,7 @@ def doctor(
     table = Table("", "subject", "found", "what to do", box=None)
     for finding in findings:
         mark = "[green]good[/]" if finding.good else "[red]lacks[/]"
-        table.add_row(mark, finding.subject, finding.what, finding.remedy)
+        table.add_row(mark, *map(escape, (finding.subject, finding.what, finding.remedy)))
     Console().print(table)
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 

@@ -4,6 +4,7 @@ import time
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.health import probe
@@ -33,7 +34,7 @@ def status() -> None:
     try:
         configuration, stack = load_stack(settings.config_path)
     except ConfigurationError as error:
-        console.print(f"[red]{error}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     parts = {part.name: part for part in parts_of(configuration, stack, settings)}
     table = Table("part", "process", "state", "health", "pid", "up", "address", box=None)
@@ -59,7 +60,7 @@ def _row(state: ProcessState, part: Part | None, trouble: str | None) -> tuple[s
         state.part,
         state.name,
         state.state.lower(),
-        "[green]healthy[/]" if trouble is None else f"[red]{trouble}[/]",
+        "[green]healthy[/]" if trouble is None else f"[red]{escape(trouble)}[/]",
         str(state.pid or ""),
         f"{time.time() - state.since:.0f} s" if alive else "",
         (part.url if part else None) or "",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from deploy import configuration_file
 from deploy.display import display_for
@@ -21,6 +22,7 @@ from gateway.configuration import Configuration, ConfigurationError
 from gateway.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer()
+PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 
 class EngineChoice(StrEnum):
@@ -70,7 +72,7 @@ def up(
         _explain(console, failure)
         raise typer.Exit(1) from failure
     except (ConfigurationError, SettingsError, StackError, KeeperError) as error:
-        console.print(f"[bold red]not started[/]\n{error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]not started[/]\n{escape(str(error))}", **PLAIN)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as interrupt:
         console.print("[bold red]interrupted[/]: everything that was started is stopped again")
@@ -112,13 +114,11 @@ def start(console: Console, settings: Settings, plan: Plan) -> str:
 
     def before_parts() -> None:
         # SQLAlchemy takes 0.3 s to import, in which the keeper starts beside us.
-        from deploy.development_key import development_key
-        from deploy.migrations import upgrade
+        from deploy.development_key import prepare_state
 
         configuration_file.link(settings, plan.config_path)
-        upgrade(settings.database_url)
         settings.admin_credential()
-        keys.append(development_key(settings))
+        keys.append(prepare_state(settings))
 
     config_path = configuration_file.linked(settings, plan.config_path)
     with display_for(console) as display:
@@ -140,7 +140,7 @@ def _without(stack: Stack, *names: str) -> Stack:
 
 
 def _explain(console: Console, failure: StartupFailed) -> None:
-    console.print(f"[bold red]not started[/]: {failure}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]not started[/]: {escape(str(failure))}", **PLAIN)
     for line in failure.tail:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {line}", markup=False, **PLAIN)
     console.print("everything that this start began is stopped again")

@@ -135,6 +135,28 @@ def test_doctor_looks_at_everything(tmp_path: Path):
         assert subject in done.stdout
 
 
+def test_what_to_install_is_said_whole(home: Path, tmp_path: Path):
+    file = tmp_path / "file.yaml"
+    file.write_text(default_text())
+    done = llmops("up", "--config", str(file), home=home, LLMOPS_ENGINE_PYTHON="/no/python")
+    assert done.returncode == 1
+    assert "engine: the engine's interpreter /no/python is not installed; make engine" in (
+        done.stdout
+    )
+    assert not leftovers(home)
+
+
+def test_a_database_that_cannot_be_used(home: Path):
+    done = llmops(
+        "up", "--engine", "none", "--upstream", "http://127.0.0.1:9/v1",
+        "--port", str(free_port()), "--admin-port", str(free_port()),
+        home=home, LLMOPS_DATABASE_URL="oracle://nowhere",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the state database cannot be used" in done.stdout
+    assert not leftovers(home)
+
+
 def test_status_and_down_without_a_stack(home: Path):
     assert llmops("status", home=home).returncode == 3
     done = llmops("down", home=home)
