@@ -300,6 +300,7 @@ def _gateway(configuration: Configuration, needs: list[str]) -> Part:
         name="gateway",
         command=(*PYTHON, "gateway.worker"),
         check=f"http://{_reachable(host)}:{port}/health/ready",
+        environment={"MALLOC_ARENA_MAX": "2"},  # threads' arenas are not given back
         needs=tuple(needs),
         address=(host, port),
         url=f"http://{_reachable(host)}:{port}/v1",

@@ -23,7 +23,7 @@ def authenticate(authorization: bytes | None, ring: KeyRing) -> Key:
     """The key in force, or Unauthorized, always the same; Unavailable while keys are unknown."""
     token = bearer_token(authorization)
     key = ring.find(token)
-    if key is None and not ring.healthy:
+    if not ring.servable or (key is None and not ring.healthy):
         raise Unavailable("Keys cannot be checked now: the state database is away.")
     if key is None or not key.usable(time.time()):
         raise Unauthorized

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Ledger:
         self.spool = spool
         self.in_flight = 0
         self._metrics = metrics
+        # One thread: many clients that leave at once must not have as many transcripts in memory.
+        self._counter = ThreadPoolExecutor(1, "token-count")
         self._sync = spool.log.durability == "sync"
 
     @contextmanager
@@ -61,7 +64,10 @@ class Ledger:
         assert work.target is not None
         part = self.spool.part_path(work.part.name) if work.part else None
         tokenizer = work.target.settings.tokenizer
-        return await asyncio.to_thread(_estimate, work.body or {}, data, part, tokenizer)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._counter, _estimate, work.body or {}, data, part, tokenizer
+        )
 
     def price(self, work: Inference, usage: Usage) -> None:
         """Put usage and its cost into the record."""
@@ -115,5 +121,5 @@ class Ledger:
 def _estimate(
     body: dict[str, object], data: bytes, part: Path | None, tokenizer: Path | None
 ) -> Usage:
-    whole = (part.read_bytes() if part else b"") + data
-    return estimate(body, answer_text(completed_response(whole)), tokenizer)
+    text = (answer_text(part.read_bytes()) if part else "") + answer_text(data)
+    return estimate(body, text, tokenizer)

@@ -6,12 +6,13 @@ import time
 import orjson
 
 from gateway.errors import GatewayError
+from gateway.events import encode_event
 from gateway.exchange import EVENTS
 from gateway.inference import Inference
 from gateway.ledger import Ledger
 from gateway.prices import usd_text
 from gateway.records import Status
-from gateway.stream import DONE, HELD_BYTES, StreamWatch, encode_event, require_end, stream_head
+from gateway.stream import DONE, HELD_BYTES, StreamWatch, require_end, stream_head
 from gateway.upstream import Answer
 
 

@@ -7,13 +7,12 @@ an event needs a closer look.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from gateway.errors import UpstreamBroken, UpstreamCut
+from gateway.events import BOUNDARY, event_data, event_json, split_events
 from gateway.usage import Usage, read_usage
 
 DONE = b"data: [DONE]\n\n"
@@ -21,9 +20,7 @@ HELD_BYTES = 64 * 1024
 CLOSING_CHUNKS = 8
 CLOSING_BYTES = 16 * 1024
 EVENT_BYTES = 16 * 1024 * 1024
-_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _SUSPECT = re.compile(rb'data: ?[^{ ]|"error"|"choices": ?\[\]')
-_LINE = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(slots=True)
@@ -68,7 +65,7 @@ class StreamWatch:
     def take_held(self) -> bytes:
         """Move all but the closing events out of memory."""
         data = self.held_data()
-        boundary = _BOUNDARY.search(data, max(0, len(data) - CLOSING_BYTES))
+        boundary = BOUNDARY.search(data, max(0, len(data) - CLOSING_BYTES))
         cut = boundary.end() if boundary else 0
         self.held = [data[cut:]] if cut < len(data) else []
         self.held_bytes = len(data) - cut
@@ -96,7 +93,7 @@ class StreamWatch:
 
     def _keep_rest(self, chunk: bytes) -> bytes:
         end = 0
-        for boundary in _BOUNDARY.finditer(chunk):
+        for boundary in BOUNDARY.finditer(chunk):
             end = boundary.end()
         self._rest = chunk[end:]
         if len(self._rest) > EVENT_BYTES:
@@ -124,39 +121,6 @@ def require_end(watch: StreamWatch, ending: Ending) -> None:
     """Raise UpstreamCut unless the stream really ended: a finish reason, then `[DONE]`."""
     if not watch.done or ending.finish_reason is None:
         raise UpstreamCut("The upstream's stream stopped before its end.")
-
-
-def split_events(data: bytes) -> Iterator[bytes]:
-    """Events of `data`, each with its boundary."""
-    start = 0
-    for boundary in _BOUNDARY.finditer(data):
-        yield data[start : boundary.end()]
-        start = boundary.end()
-    if start < len(data):
-        yield data[start:]
-
-
-def event_data(event: bytes) -> bytes:
-    """The event's data: its `data:` lines, joined by newlines."""
-    lines = []
-    for line in _LINE.split(event):
-        if line.startswith(b"data:"):
-            lines.append(line[6:] if line[5:6] == b" " else line[5:])
-    return b"\n".join(lines)
-
-
-def event_json(event: bytes) -> dict[str, Any] | None:
-    """The event's data as a JSON object, or None."""
-    try:
-        parsed = orjson.loads(event_data(event))
-    except orjson.JSONDecodeError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
-
-
-def encode_event(value: Mapping[str, Any]) -> bytes:
-    """One event with a JSON object."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 def stream_head(out: bytes) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from gateway.events import event_json, split_events
+
 BYTES_PER_TOKEN = 4
 
 
@@ -40,18 +42,23 @@ def read_usage(usage: Any) -> Usage | None:
     )
 
 
-def answer_text(completed: bytes) -> str:
-    """The text of a completed answer (JSON), all choices; other bytes count as they are."""
+def answer_text(data: bytes) -> str:
+    """The text of an answer, all choices, from its JSON or from its stream of events."""
     try:
-        parsed = orjson.loads(completed)
+        whole = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return completed.decode("utf-8", "replace")
-    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+        events = (event_json(event) for event in split_events(data))
+        return "".join(text for event in events if event for text in _said(event))
+    return "".join(_said(whole)) if isinstance(whole, dict) else ""
+
+
+def _said(answer: Mapping[str, Any]) -> list[str]:
+    choices = answer.get("choices")
     texts = []
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict):
-            texts += _texts(choice.get("text")) + _texts(choice.get("message"))
-    return "".join(texts)
+        if isinstance(choice, Mapping):
+            texts += _texts([choice.get("text"), choice.get("message"), choice.get("delta")])
+    return texts
 
 
 def estimate(request: Mapping[str, Any], answer_text: str, tokenizer: Path | None) -> Usage:

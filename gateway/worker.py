@@ -23,6 +23,7 @@ from gateway.app import DataPlane, Parts
 from gateway.configuration import ConfigurationError, Listen
 from gateway.database import open_database
 from gateway.feedback import FeedbackStore
+from gateway.http1_transport import Http1Transport
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import Live
@@ -73,7 +74,7 @@ async def serve(settings: Settings) -> None:
     ring.load()
     spool = Spool(settings.spool_dir, configuration.log)
     most = max(upstream.connections for upstream in configuration.upstreams.values())
-    transport = AiohttpTransport(most)
+    transport = Http1Transport(most, secure=AiohttpTransport(most))
     metrics = Metrics()
     admin = configuration.admin
     parts = Parts(

@@ -1,4 +1,4 @@
-"""The official clients, as users have them, against the real stack; then the log of what they did."""
+"""The official clients, as users have them, on the real stack; then the log of what they did."""
 
 import os
 import shutil

@@ -46,7 +46,8 @@ def status_of(answer: bytes) -> int:
 
 
 def error_of(answer: bytes) -> dict:
-    return orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    error: dict = orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    return error
 
 
 @pytest.mark.parametrize(
@@ -116,16 +117,18 @@ def test_a_body_over_the_limit_is_a_413(gateway):
 )  # fmt: skip
 async def test_wrong_keys_get_one_constant_answer(gateway, authorization):
     headers = {"authorization": authorization} if authorization else {}
-    async with aiohttp.ClientSession(gateway.url) as session:
-        async with session.post(CHAT, data=GOOD, headers=headers) as response:
-            body = await response.read()
+    async with (
+        aiohttp.ClientSession(gateway.url) as session,
+        session.post(CHAT, data=GOOD, headers=headers) as response,
+    ):
+        body = await response.read()
     assert response.status == 401
     assert orjson.loads(body)["error"]["code"] == "invalid_api_key"
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_blocked_and_expired_keys_stop_within_a_second(gateway):
-    token, key = gateway.keys.generate(actor="test")
+    token, _ = gateway.keys.generate(actor="test")
     soon, _ = gateway.keys.generate(actor="test", duration="1s")
     async with aiohttp.ClientSession(gateway.url) as session:
 
@@ -206,6 +209,5 @@ async def test_endpoints_that_are_not_offered_say_so(client, path):
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/metrics", "/admin", "/key/generate"])
 async def test_unknown_paths_want_a_key_first(gateway, path):
-    async with aiohttp.ClientSession(gateway.url) as session:
-        async with session.get(path) as response:
-            assert response.status == 401
+    async with aiohttp.ClientSession(gateway.url) as session, session.get(path) as response:
+        assert response.status == 401

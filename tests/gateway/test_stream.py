@@ -1,12 +1,15 @@
 """The stream watch: whatever way the bytes are sliced, the same events go out."""
 
+from itertools import pairwise
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamBroken, UpstreamCut
-from gateway.stream import StreamWatch, encode_event, event_json, require_end, split_events
+from gateway.events import encode_event, event_json, split_events
+from gateway.stream import StreamWatch, require_end
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
 
@@ -28,7 +31,7 @@ def stream(texts: list[str], *, newline: bytes = b"\n", usage: bool = True) -> b
 
 def slices(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 @given(
