@@ -119,7 +119,8 @@ class Keeper:
         """Wait until it answers and its listener listens. Raises KeeperError."""
         deadline = time.monotonic() + START_SECONDS
         listening = self.run_dir / LISTENING_FILE
-        while not (listening.exists() and self.running()):
+        # The call comes first: it wakes supervisord, which else sleeps 1 s before the listener starts.
+        while not (self.running() and listening.exists()):
             ended = self._child is not None and self._child.poll() is not None
             if ended or time.monotonic() > deadline:
                 tail = self._errors().read_text(errors="replace")[-2000:]
