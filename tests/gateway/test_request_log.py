@@ -89,7 +89,7 @@ def test_a_reader_never_misses_a_row_while_batches_are_committed(tmp_path: Path)
     thread = threading.Thread(target=ship)
     thread.start()
     try:
-        for number in range(40):
+        for number in range(20):
             one = record()
             write_segment(tmp_path / "spool", final(one, b'{"n":%d}' % number))
             written.append(one.request_id)
@@ -231,7 +231,7 @@ def test_looking_up_one_of_many_is_quick(tmp_path: Path) -> None:
     shipper = shipper_of(tmp_path)
     wanted = []
     for _ in range(10):
-        batch = [record() for _ in range(3000)]
+        batch = [record() for _ in range(1500)]
         wanted.append(batch[7].request_id)
         write_segment(tmp_path / "spool", *(final(one, b"q" * 50, b"r" * 50) for one in batch))
         shipper.ship()
