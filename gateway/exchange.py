@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.errors import BadRequest, BodyTooLarge, GatewayError
-from gateway.protocol import Connection
+from gateway.protocol import Connection, Cycle
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -29,13 +29,14 @@ class Exchange:
         begun: the answer's head is out; an error can only be an event now.
     """
 
-    __slots__ = ("_receive", "_send", "begun", "connection", "headers", "started")
+    __slots__ = ("_cycle", "_receive", "_send", "begun", "connection", "headers", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send):
         self.started = time.perf_counter()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.connection: Connection = scope.get("llmops.connection") or Connection()
         self.begun = False
+        self._cycle: Cycle | None = scope.get("llmops.cycle")
         self._receive = receive
         self._send = send
 
@@ -79,6 +80,10 @@ class Exchange:
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole JSON answer."""
         headers.append(JSON)
+        if self._cycle is not None:
+            self.begun = True
+            await self._cycle.answer(status, headers, body)
+            return
         headers.append((b"content-length", b"%d" % len(body)))
         await self.begin(status, headers)
         await self.end(body)

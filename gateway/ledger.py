@@ -1,9 +1,7 @@
 """Where a request is settled: priced, written to the spool, counted. Once, whatever happened."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.errors import Unavailable
@@ -25,20 +23,11 @@ class Ledger:
 
     def __init__(self, spool: Spool, metrics: Metrics):
         self.spool = spool
-        self.in_flight = 0
+        self.in_flight = 0  # requests under way, kept by the path
         self._metrics = metrics
         # One thread: many clients that leave at once must not have as many transcripts in memory.
         self._counter = ThreadPoolExecutor(1, "token-count")
         self._sync = spool.log.durability == "sync"
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Count a request for as long as it lasts."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
 
     def admit(self, most: int) -> None:
         """Refuse, before anything is spent, what could not be logged or is one too many."""

@@ -10,7 +10,11 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from gateway.configuration import Limits
 from gateway.errors import BadRequest, GatewayError
@@ -47,6 +51,30 @@ class Connection:
         self.closed = True
         if self.on_close is not None:
             self.on_close()
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its answer; a whole answer goes out in one write instead of two."""
+
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send head and body at once. The headers are the gateway's own: nothing of a caller's may
+        be in them unchecked, because only `send` looks for line breaks."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.default_headers, *headers):
+            parts += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts += (b"content-length: %d\r\n\r\n" % len(body), body)
+        self.transport.write(b"".join(parts))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -87,12 +115,45 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Start the request, or queue it behind the one that is being answered.
+
+        In place of uvicorn's own, which makes a cycle of its own class, offers WebSockets, and
+        decodes paths: here a path is plain or refused.
+        """
         refusal = refuse_head(self.url, self.headers)
         if refusal is not None:
             self._stop(refusal)
         self._waiting = "body"
         self._since = self.loop.time()
-        super().on_headers_complete()
+        path, _, query = self.url.partition(b"?")
+        version = self.parser.get_http_version()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = path.decode("latin-1")
+        self.scope["raw_path"] = path
+        self.scope["query_string"] = query
+        before, self.cycle = self.cycle, self._new_cycle(version)
+        self.scope["llmops.cycle"] = self.cycle  # type: ignore[typeddict-unknown-key]
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _new_cycle(self, version: str) -> Cycle:
+        return Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
 
     def on_message_complete(self) -> None:
         self._waiting = "nothing"

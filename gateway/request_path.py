@@ -86,20 +86,22 @@ class InferenceEndpoint:
                 endpoint=self.endpoint.name,
             ),
         )
-        with self.services.ledger.under_way():
-            try:
-                await self.serve(work)
-            except GatewayError as error:
-                await self._fail(work, error)
-            except SpoolUnavailable as error:
-                _log.error("%s", error)
-                await self._fail(work, Unavailable("The request log takes no more; try later."))
-            except Disconnected:
-                await self._gone(work)
-            except asyncio.CancelledError:
-                await self._cancelled(work)
-            finally:
-                work.exchange.connection.on_close = None
+        ledger = self.services.ledger
+        ledger.in_flight += 1
+        try:
+            await self.serve(work)
+        except GatewayError as error:
+            await self._fail(work, error)
+        except SpoolUnavailable as error:
+            _log.error("%s", error)
+            await self._fail(work, Unavailable("The request log takes no more; try later."))
+        except Disconnected:
+            await self._gone(work)
+        except asyncio.CancelledError:
+            await self._cancelled(work)
+        finally:
+            ledger.in_flight -= 1
+            work.exchange.connection.on_close = None
 
     async def serve(self, work: Inference) -> None:
         """The path, top to bottom."""

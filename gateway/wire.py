@@ -51,6 +51,7 @@ OURS = frozenset(
 OFF_LOOP_BYTES = 256 * 1024
 MAX_CONTAINERS = 200_000
 TEXT_BYTES = 512
+MODEL_CHARACTERS = 256
 
 
 def parse(body: bytes, limits: Limits) -> dict[str, Any]:
@@ -162,7 +163,11 @@ def _text(value: Any, _limits: Limits) -> str | None:
 
 
 def _model(value: Any, _limits: Limits) -> str | None:
-    return None if isinstance(value, str) and value else "must be a non-empty string"
+    if not isinstance(value, str) or not value:
+        return "must be a non-empty string"
+    if len(value) > MODEL_CHARACTERS or not value.isprintable():
+        return f"must be at most {MODEL_CHARACTERS} printable characters"
+    return None
 
 
 def _choices(value: Any, limits: Limits) -> str | None:

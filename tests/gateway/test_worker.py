@@ -131,7 +131,8 @@ async def test_a_slow_reader_costs_little_memory(own):
     short = chat("chat,big-bytes=300000,tokens=300", stream=True)
     async with session(gateway) as client:
         # What a first batch of streams makes the process keep is not theirs.
-        await asyncio.gather(*(events(await client.post(CHAT, json=short)) for _ in range(20)))
+        first = [await client.post(CHAT, json=short) for _ in range(20)]
+        await asyncio.gather(*(events(response) for response in first))
         before = _resident(gateway.pid)
         readers = [
             await client.post(CHAT, json=chat(model, stream=True), read_bufsize=1024)
