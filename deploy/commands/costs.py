@@ -1,6 +1,7 @@
 """`llmops costs`: what the requests cost, and how that compares with the node's hours."""
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
@@ -38,6 +39,7 @@ def show(
         str, typer.Option(help="model, team, key, prompt, user, tenant, target or day")
     ] = "model",
     since: Since = None,
+    top: Annotated[int, typer.Option(min=1, help="lines at most; the rest in one")] = 50,
 ) -> None:
     """Sums of tokens and money, dearest first."""
     if context.invoked_subcommand is not None:
@@ -52,7 +54,9 @@ def show(
     table.add_column(by, no_wrap=True)
     for name in ("requests", "input", "cached", "output", "reasoning", "cost USD", "saved USD"):
         table.add_column(name, justify="right", no_wrap=True)
-    for line in [*lines, total(lines)]:
+    rest = lines[top:]
+    others = [replace(total(rest), name=f"({len(rest)} others)")] if rest else []
+    for line in [*lines[:top], *others, total(lines)]:
         table.add_row(*_cells(line))
     Console(width=max(Console().width, TABLE_WIDTH)).print(table)
 

@@ -131,6 +131,10 @@ def test_costs_by_user_and_their_total(home: Path) -> None:
     lines = llmops(home, costs.app, "--by", "user", "--since", "7d").output.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["bert", "anna", "total"]
     assert lines[-1].split()[-2:] == ["2.000000001", "0.000000000"]
+    short = llmops(home, costs.app, "--by", "user", "--top", "1").output.splitlines()
+    assert short[2].split()[:2] == ["(1", "others)"]
+    assert short[2].split()[-2:] == ["0.000000001", "0.000000000"]
+    assert short[-1].split()[-2:] == ["2.000000001", "0.000000000"]
     assert llmops(home, costs.app, "--by", "colour").exit_code == 2
     assert llmops(home, costs.app, "--since", "soon").exit_code == 2
 
