@@ -1,11 +1,11 @@
 """What a reload replaces as a whole: the configuration in force and all that is derived from it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.configuration import Configuration, ConfigurationError, load_configuration
+from gateway.configuration import Configuration, ConfigurationError, Metric, load_configuration
 from gateway.prices import PriceTable
 from gateway.routing import Routes
 
@@ -66,3 +66,19 @@ class Live:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+class DeclaredMetrics(Mapping[str, Metric]):
+    """The feedback metrics of whatever configuration is in force."""
+
+    def __init__(self, live: Live):
+        self._live = live
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._live.current.configuration.feedback.metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._live.current.configuration.feedback.metrics)
+
+    def __len__(self) -> int:
+        return len(self._live.current.configuration.feedback.metrics)

@@ -26,7 +26,7 @@ from gateway.feedback import FeedbackStore
 from gateway.http1_transport import Http1Transport
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
-from gateway.live import Live
+from gateway.live import DeclaredMetrics, Live
 from gateway.metrics import Metrics
 from gateway.protocol import BoundedProtocol, bounded_protocol
 from gateway.request_lookup import RequestLookup
@@ -87,7 +87,7 @@ async def serve(settings: Settings) -> None:
             ledger=Ledger(spool, metrics),
             salt_secret=settings.key_digest_secret(),
         ),
-        feedback=FeedbackStore(database, configuration.feedback.metrics),
+        feedback=FeedbackStore(database, DeclaredMetrics(live)),
         lookup=RequestLookup(
             f"http://{admin.host}:{admin.port}", settings.admin_credential(), transport
         ),
