@@ -119,7 +119,7 @@ class Keeper:
         """Wait until it answers and its listener listens. Raises KeeperError."""
         deadline = time.monotonic() + START_SECONDS
         listening = self.run_dir / LISTENING_FILE
-        # The call comes first: it wakes supervisord, which sleeps 1 s before it starts the listener.
+        # The call comes first: it wakes supervisord, whose listener starts only after a 1 s sleep.
         while not (self.running() and listening.exists()):
             ended = self._child is not None and self._child.poll() is not None
             if ended or time.monotonic() > deadline:
