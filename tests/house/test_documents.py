@@ -12,7 +12,7 @@ from gateway.request_path import ENDPOINTS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"`(?:\.venv/bin/)?llmops ([a-z-]+)(?: ([a-z-]+))?")
+COMMAND = re.compile(r"`(?:\.venv/bin/)?llmops ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
