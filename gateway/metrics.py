@@ -2,10 +2,10 @@
 
 Label values come from the configuration only (aliases, targets, endpoints, statuses), so that the
 number of series is bounded; what only a wildcard covers is counted under `*`. Workers write them to
-memory-mapped files; the admin process serves their sum.
+memory-mapped files a few times a second; the admin process serves their sum.
 """
 
-from functools import lru_cache
+from collections import Counter as Counts
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -15,7 +15,6 @@ LABELS = ("endpoint", "model", "target")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 OVERHEAD_SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5)
 MILLISECONDS = 1000
-SERIES = 4096
 
 
 class Metrics:
@@ -38,49 +37,69 @@ class Metrics:
         self.in_flight = Gauge(
             "llmops_in_flight", "Requests under way.", multiprocess_mode="livesum"
         )
-        self._series = lru_cache(SERIES)(self._bind)
-        self._status = lru_cache(SERIES)(lambda *labels: self.requests.labels(*labels))
+        self._tallies: dict[tuple[str, str, str], Tally] = {}
 
     def observe(self, record: RequestRecord, alias: str, target: str) -> None:
         """Count a finished request. `alias` and `target` are the configuration's own names."""
         labels = (record.endpoint, alias, target)
-        self._status(*labels, record.status).inc()
-        series = self._series(*labels)
+        tally = self._tallies.get(labels)
+        if tally is None:
+            tally = self._tallies[labels] = Tally()
+        tally.add(record)
+
+    def flush(self) -> None:
+        """Move what was counted into the files."""
+        tallies, self._tallies = self._tallies, {}
+        for labels, tally in tallies.items():
+            for status, count in tally.statuses.items():
+                self.requests.labels(*labels, status).inc(count)
+            for cache, count in tally.caches.items():
+                self.cache.labels(*labels, cache).inc(count)
+            for kind, count in tally.tokens.items():
+                self.tokens.labels(*labels, kind).inc(count)
+            self.cost.labels(*labels).inc(tally.cost_nano_usd / NANO_PER_USD)
+            self.saved.labels(*labels).inc(tally.saved_nano_usd / NANO_PER_USD)
+            for histogram, values in (
+                (self.latency.labels(*labels), tally.latencies),
+                (self.overhead.labels(*labels), tally.overheads),
+                (self.first.labels(*labels), tally.firsts),
+            ):
+                for value in values:
+                    histogram.observe(value / MILLISECONDS)
+
+
+class Tally:
+    """One label set's requests since the last flush; times in milliseconds."""
+
+    __slots__ = (
+        "caches", "cost_nano_usd", "firsts", "latencies", "overheads", "saved_nano_usd",
+        "statuses", "tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.statuses: Counts[str] = Counts()
+        self.caches: Counts[str] = Counts()
+        self.tokens: Counts[str] = Counts()
+        self.cost_nano_usd = self.saved_nano_usd = 0
+        self.latencies: list[float] = []
+        self.overheads: list[float] = []
+        self.firsts: list[float] = []
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one request."""
+        self.statuses[record.status] += 1
         if record.latency_ms is not None:
-            series.latency.observe(record.latency_ms / MILLISECONDS)
+            self.latencies.append(record.latency_ms)
         if record.overhead_ms is not None:
-            series.overhead.observe(record.overhead_ms / MILLISECONDS)
+            self.overheads.append(record.overhead_ms)
         if record.stream and record.ttft_ms is not None:
-            series.first.observe(record.ttft_ms / MILLISECONDS)
-        if record.usage_source is not None:
-            self._observe_usage(record, series)
+            self.firsts.append(record.ttft_ms)
         if record.cache is not None:
-            self.cache.labels(*labels, record.cache).inc()
-
-    def _observe_usage(self, record: RequestRecord, series: "_Series") -> None:
-        series.input.inc(record.input_tokens or 0)
-        series.output.inc(record.output_tokens or 0)
-        if record.cached_tokens:
-            series.cached.inc(record.cached_tokens)
-        series.cost.inc(record.cost_nano_usd / NANO_PER_USD)
-        if record.saved_nano_usd:
-            series.saved.inc(record.saved_nano_usd / NANO_PER_USD)
-
-    def _bind(self, *labels: str) -> "_Series":
-        return _Series(self, labels)
-
-
-class _Series:
-    """One label set's children, looked up once."""
-
-    __slots__ = ("cached", "cost", "first", "input", "latency", "output", "overhead", "saved")
-
-    def __init__(self, metrics: Metrics, labels: tuple[str, ...]):
-        self.latency = metrics.latency.labels(*labels)
-        self.overhead = metrics.overhead.labels(*labels)
-        self.first = metrics.first.labels(*labels)
-        self.input = metrics.tokens.labels(*labels, "input")
-        self.cached = metrics.tokens.labels(*labels, "cached")
-        self.output = metrics.tokens.labels(*labels, "output")
-        self.cost = metrics.cost.labels(*labels)
-        self.saved = metrics.saved.labels(*labels)
+            self.caches[record.cache] += 1
+        if record.usage_source is not None:
+            self.tokens["input"] += record.input_tokens or 0
+            self.tokens["output"] += record.output_tokens or 0
+            self.tokens["cached"] += record.cached_tokens or 0
+            self.tokens["reasoning"] += record.reasoning_tokens or 0
+            self.cost_nano_usd += record.cost_nano_usd
+            self.saved_nano_usd += record.saved_nano_usd

@@ -1,7 +1,7 @@
 """What tokens cost: versioned prices per model, exact decimals, one rounding a request.
 
-A rate is USD per million tokens, which is the same number as 1e-6 USD, or 1,000 nano-USD, a token.
-A request's cost is the exact sum, rounded once to whole nano-USD, half to even. Each row of the log
+A price is USD per million tokens with at most nine places. A request's cost is the exact sum in
+whole numbers, rounded once to whole nano-USD, half to even. Each row of the log
 keeps the cost and the version it was made with, so a new price never changes an old row.
 """
 
@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from gateway.configuration import WILDCARD, Configuration, Model, Price, SelfHos
 from gateway.records import NANO_PER_USD
 from gateway.usage import Usage
 
-NANO_PER_RATE = Decimal(1000)
+FEMTO_PER_NANO = 1_000_000
+FEMTO_PER_RATE = 10**9  # USD per million tokens is 1e-6 USD, or 1e9 times 1e-15 USD, a token
 MILLION = Decimal(1_000_000)
 SECONDS_PER_HOUR = Decimal(3600)
 RATE_PLACES = Decimal("1e-9")
@@ -27,29 +28,37 @@ HOSTED_PRICES = ("litellm", "model_prices_and_context_window_backup.json")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Nano-USD per token, and the version that identifies them."""
+    """1e-15 USD per token (so a price with nine places is a whole number), and the version that
+    identifies them."""
 
-    input: Decimal
-    cached: Decimal
-    output: Decimal
-    reasoning: Decimal
+    input: int
+    cached: int
+    output: int
+    reasoning: int
     version: str
 
     def cost(self, usage: Usage) -> int:
         """Nano-USD of a request. Cached tokens are part of input, reasoning of output."""
         cached = min(usage.cached_tokens, usage.input_tokens)
         reasoning = min(usage.reasoning_tokens, usage.output_tokens)
-        total = (
+        return whole_nano(
             (usage.input_tokens - cached) * self.input
             + cached * self.cached
             + (usage.output_tokens - reasoning) * self.output
             + reasoning * self.reasoning
         )
-        return int(total.to_integral_value(ROUND_HALF_EVEN))
 
     def saved(self, cached_tokens: int) -> int:
         """Nano-USD that `cached_tokens` would have cost beyond what they do."""
-        return int((cached_tokens * (self.input - self.cached)).to_integral_value(ROUND_HALF_EVEN))
+        return whole_nano(cached_tokens * (self.input - self.cached))
+
+
+def whole_nano(femto: int) -> int:
+    """1e-15 USD rounded to whole nano-USD, half to even."""
+    nano, rest = divmod(femto, FEMTO_PER_NANO)
+    if rest * 2 > FEMTO_PER_NANO or (rest * 2 == FEMTO_PER_NANO and nano % 2):
+        nano += 1
+    return nano
 
 
 class PriceTable:
@@ -107,7 +116,7 @@ def derive(node: SelfHosted) -> Price:
 
 
 def rates_of(price: Price, *, origin: str) -> Rates:
-    """Nano-USD rates of a price; the version is its origin and a digest of the four numbers."""
+    """The rates of a price; the version is its origin and a digest of the four numbers."""
     parts = (
         price.input,
         price.input if price.cached is None else price.cached,
@@ -116,7 +125,7 @@ def rates_of(price: Price, *, origin: str) -> Rates:
     )
     text = "/".join(str(part.normalize()) for part in parts)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    given, cached, written, reasoning = (part * NANO_PER_RATE for part in parts)
+    given, cached, written, reasoning = (int(part * FEMTO_PER_RATE) for part in parts)
     return Rates(given, cached, written, reasoning, version=f"{origin}-{digest}")
 
 

@@ -20,6 +20,7 @@ MAGIC = b"LLMSPL1\n"
 MARKER = b"\xf5REC"
 SUFFIX = ".seg"
 _HEADER = Struct("<4sBIIII")
+_CHECKED = Struct("<BIII")
 HEADER_BYTES = _HEADER.size
 
 
@@ -122,4 +123,4 @@ def _record_at(data: bytes, offset: int) -> tuple[Entry, int] | None:
 
 
 def _seed(kind: int, lengths: tuple[int, ...]) -> int:
-    return zlib.crc32(Struct("<BIII").pack(kind, *lengths))
+    return zlib.crc32(_CHECKED.pack(kind, *lengths))

@@ -32,20 +32,6 @@ from gateway.segment import MAGIC, SUFFIX, Kind, encode, segment_name
 
 PARTS = "parts"
 USAGE_SCAN_SECONDS = 1.0
-_INTENT_FIELDS = [
-    "request_id",
-    "ts",
-    "endpoint",
-    "tenant",
-    "team",
-    "key_id",
-    "user",
-    "episode_id",
-    "model",
-    "target",
-    "stream",
-    "config_hash",
-]
 _NOT_SYNCED = "the spool's segment could not be synced before"
 _log = logging.getLogger(__name__)
 
@@ -124,8 +110,7 @@ class Spool:
 
     def begin(self, record: RequestRecord) -> None:
         """Write the intent: this request is about to reach its upstream."""
-        meta = orjson.dumps({name: getattr(record, name) for name in _INTENT_FIELDS})
-        buffers = encode(Kind.INTENT, meta)
+        buffers = encode(Kind.INTENT, orjson.dumps(record))
         self._append(buffers)
         self._open_intents[record.request_id] = buffers
 

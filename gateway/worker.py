@@ -35,7 +35,7 @@ from gateway.settings import Settings, SettingsError, load_settings
 from gateway.spool import Spool, SpoolUnavailable
 
 RELOAD_SECONDS = 0.5
-LAG_SECONDS = 0.25
+METRICS_SECONDS = 0.25
 SWEEP_TICKS = 10
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
@@ -98,7 +98,7 @@ async def serve(settings: Settings) -> None:
     listener = listen(configuration.server)
     gc.freeze()
     background = (
-        ring.refresh_forever(), spool.run(), _reload_forever(live), _watch_lag(metrics, parts)
+        ring.refresh_forever(), spool.run(), _reload_forever(live), _publish_metrics(metrics, parts)
     )  # fmt: skip
     async with _running(*background):
         await server.serve(sockets=[listener])
@@ -107,6 +107,7 @@ async def serve(settings: Settings) -> None:
             await asyncio.wait(server.server_state.tasks, timeout=CANCELLED_SECONDS)
     await transport.close()
     spool.close()
+    metrics.flush()
 
 
 def listen(address: Listen) -> socket.socket:
@@ -171,14 +172,16 @@ async def _reload_forever(live: Live) -> None:
         await asyncio.to_thread(live.reload_if_changed)
 
 
-async def _watch_lag(metrics: Metrics, parts: Parts) -> None:
-    """Measure how late a timer fires: whatever blocks the event loop shows here."""
+async def _publish_metrics(metrics: Metrics, parts: Parts) -> None:
+    """Measure how late a timer fires (whatever blocks the event loop shows here), and publish
+    the metrics."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + LAG_SECONDS
-        await asyncio.sleep(LAG_SECONDS)
+        due = loop.time() + METRICS_SECONDS
+        await asyncio.sleep(METRICS_SECONDS)
         metrics.loop_lag.observe(max(0.0, loop.time() - due))
         metrics.in_flight.set(parts.services.ledger.in_flight)
+        metrics.flush()
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ def test_hosted_models_default_to_litellms_table():
     hosted = load_hosted_prices()
     assert hosted["gpt-4o-mini"].input == Decimal("0.15")
     table = PriceTable(configured("'*': {upstream: u}, mine: {upstream: u, model: gpt-4o-mini}"))
-    assert table.rates("mine", "mine").input == Decimal("150")
+    assert table.rates("mine", "mine").cost(Usage(1000, 0)) == 150_000
     assert table.rates("*", "gpt-4o-mini").version.startswith("litellm-")
     assert table.rates("*", "nobody-knows").version.startswith("unpriced-")
 
