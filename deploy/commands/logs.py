@@ -166,12 +166,13 @@ def erase(
     if not yes:
         typer.confirm(f"Erase everything that user {user!r} sent until now?", abort=True)
     before = time.time_ns() // 1000
+    feedback = _erase_feedback(user)
     done = _carry_out(Order("erase", user=user, before=before, delete_rows=delete_rows))
     _audit(user, done)
     what = "deleted" if delete_rows else "cleared of bodies and identity"
     typer.echo(
         f"{done['rows']} rows {what} by {done['by']}, {done['files_removed']} files removed,"
-        f" {done['quarantined']} quarantined records dropped"
+        f" {done['quarantined']} quarantined records dropped, {feedback} feedback entries removed"
     )
     if isinstance(done["spans"], str):
         typer.secho(f"spans: {done['spans']}; erase again when it is back", fg="yellow", err=True)
@@ -281,6 +282,18 @@ def _carry_out(order: Order) -> Outcome:
         return carry_out(order, settings, configuration, seconds=WAIT_SECONDS)
     except (OSError, RuntimeError) as error:
         raise failed(str(error)) from error
+
+
+def _erase_feedback(user: str) -> int:
+    """Remove what was said of the user's requests: comments and corrections are theirs too."""
+    from gateway.feedback import FeedbackStore
+
+    found = _reader().select(
+        'SELECT request_id, upstream_id FROM requests WHERE "user" = ?', [user]
+    )
+    named = [identifier for row in found.rows for identifier in row if identifier]
+    with open_state() as state:
+        return FeedbackStore(state.database, {}).erase_on(named)
 
 
 def _audit(user: str, done: Outcome) -> None:

@@ -1,5 +1,7 @@
 """The audit trail: complete, append-only, without secrets."""
 
+from typing import Any
+
 import orjson
 import pytest
 from sqlalchemy import text
@@ -18,7 +20,7 @@ def store(database: Database) -> KeyStore:
     return KeyStore(database, SECRET)
 
 
-def actions(store: KeyStore, **wanted: str) -> list[str]:
+def actions(store: KeyStore, **wanted: Any) -> list[str]:
     with store.database.session() as session:
         return [entry.change.action for entry in entries(session, AuditFilter(**wanted))]
 

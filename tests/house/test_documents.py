@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -24,7 +25,7 @@ def test_links_lead_to_files(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_exist(document):
-    root = get_command(app)
+    root: Any = get_command(app)
     for name, subcommand in COMMAND.findall(document.read_text()):
         assert name in COMMANDS, f"llmops {name}"
         command = root.get_command(None, name)
