@@ -1,13 +1,17 @@
 """What the admin API reads: metrics of all workers, the request log, costs and lineage."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from gateway.costs import BadSince, UnknownDimension, costs, since_time, total
 from gateway.errors import BadRequest, NotFound
@@ -17,6 +21,7 @@ from gateway.request_log import LogReader, presented
 from gateway.settings import Settings
 
 JSON = "application/json"
+SHIPPER_STATUS = "shipper.json"
 
 
 def reads_router() -> APIRouter:
@@ -38,7 +43,26 @@ def metrics(request: Request) -> Response:
     settings.metrics_dir.mkdir(parents=True, exist_ok=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(settings.metrics_dir))  # type: ignore[no-untyped-call]
+    registry.register(ShipperCollector(settings.home / "run" / SHIPPER_STATUS))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class ShipperCollector(Collector):
+    """What the shipper counted since its start, from the file that it keeps."""
+
+    def __init__(self, status: Path):
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge for each count; none while there is no shipper."""
+        try:
+            counts = orjson.loads(self._status.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return
+        for name, value in counts.items():
+            if isinstance(value, int):
+                about = f"The log shipper since its start: {name.replace('_', ' ')}."
+                yield GaugeMetricFamily(f"llmops_shipper_{name}", about, value=value)
 
 
 def show_request(identifier: str, request: Request) -> Response:

@@ -10,6 +10,7 @@ writing it never waits.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import uuid_utils
 from gateway import wire
 from gateway.auth import authenticate
 from gateway.errors import BadRequest, GatewayError, Unavailable, UpstreamBroken
-from gateway.exchange import Disconnected, Exchange, Receive, Scope, Send
+from gateway.exchange import Disconnected, Exchange, HeaderList, Receive, Scope, Send
 from gateway.inference import Inference
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
@@ -37,6 +38,9 @@ from gateway.usage import read_usage
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
 CACHE_STATES = frozenset(("hit", "partial", "miss"))
+# Of the embedding server: hits and texts, and how many texts were longer than its model reads.
+PASSED_HEADERS = ("x-cache-items", "x-truncated-items")
+COUNTS = re.compile(r"[0-9]{1,9}(/[0-9]{1,9})?")
 _log = logging.getLogger(__name__)
 
 
@@ -222,6 +226,8 @@ class InferenceEndpoint:
         await ledger.durable()
         headers = work.headers()
         headers.append((b"x-response-cost", usd_text(record.cost_nano_usd).encode()))
+        if record.cache is not None:
+            headers += _passed(answer.headers)
         await work.exchange.answer(200, headers, data)
 
     async def _fail(self, work: Inference, error: GatewayError) -> None:
@@ -277,6 +283,11 @@ def _parse_answer(data: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise UpstreamBroken("The upstream's answer is not a JSON object.")
     return parsed
+
+
+def _passed(headers: Mapping[str, str]) -> HeaderList:
+    found = [(name, headers.get(name, "")) for name in PASSED_HEADERS]
+    return [(n.encode(), v.encode()) for n, v in found if COUNTS.fullmatch(v)]
 
 
 def _text(value: Any) -> str | None:
