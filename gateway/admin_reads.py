@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from gateway.costs import BadSince, UnknownDimension, costs, since_time, total
@@ -41,6 +41,10 @@ def metrics(request: Request) -> Response:
     """The sum of the workers' metrics, in Prometheus's text format."""
     settings: Settings = request.app.state.settings
     settings.metrics_dir.mkdir(parents=True, exist_ok=True)
+    for file in settings.metrics_dir.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not Path(f"/proc/{pid}").exists():  # killed: its requests under way are no more
+            mark_process_dead(pid, path=str(settings.metrics_dir))  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(settings.metrics_dir))  # type: ignore[no-untyped-call]
     registry.register(ShipperCollector(settings.home / "run" / SHIPPER_STATUS))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, model_validator
 
 WILDCARD = "*"
 Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
@@ -175,7 +175,7 @@ class Model(Section):
     model: str | None = None
     price: Price | None = None
     self_hosted: SelfHosted | None = None
-    tokenizer: Path | None = None
+    tokenizer: FilePath | None = None
     max_output_tokens: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+from gateway.configuration import Timeouts
 from gateway.errors import UpstreamBroken, UpstreamTimeout
 from gateway.http1_connection import Http1Connection
 
@@ -14,24 +15,30 @@ READ_BYTES = 16 * 1024
 class Pool:
     """Connections to `host:port`, `most` at a time; who comes later waits its turn."""
 
-    def __init__(self, host: str, port: int, most: int):
+    def __init__(self, host: str, port: int):
+        self.most = 1
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.idle: list[Http1Connection] = []
         self.open: set[Http1Connection] = set()
-        self._host, self._port, self._most = host, port, most
+        self._host, self._port = host, port
         self._opening = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self, timeout: float) -> Http1Connection:
-        """An idle connection, or a new one, made within `timeout` seconds."""
+    async def take(self, timeouts: Timeouts) -> Http1Connection:
+        """An idle connection, or a new one, when it is this caller's turn."""
         while True:
             while self.idle:
                 connection = self.idle.pop()
                 if not connection.closed and not connection.transport.is_closing():
                     return connection
-            if len(self.open) + self._opening < self._most:
-                return await self._connect(timeout)
-            await self._turn()
+            if len(self.open) + self._opening < self.most:
+                return await self._connect(timeouts.connect)
+            try:
+                async with asyncio.timeout(timeouts.total):
+                    await self._turn()
+            except TimeoutError as error:
+                message = "No connection to the upstream became free in time."
+                raise UpstreamTimeout(message) from error
 
     def keep(self, connection: Http1Connection) -> None:
         """Take a connection back for the next call."""

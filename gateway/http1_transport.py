@@ -31,8 +31,7 @@ class Address:
 class Http1Transport:
     """Pooled connections of one worker; `secure` takes the calls to `https://`."""
 
-    def __init__(self, connections: int, secure: Transport):
-        self._connections = connections
+    def __init__(self, secure: Transport):
         self._secure = secure
         self._pools: dict[tuple[str, int], Pool] = {}
         self._addresses: dict[tuple[str, str], Address] = {}
@@ -64,7 +63,8 @@ class Http1Transport:
 
     async def _exchange(self, method: str, call: Call) -> "Http1Answer":
         address = self._addresses.get((method, call.url)) or self._address(method, call.url)
-        connection = await address.pool.take(call.timeouts.connect)
+        address.pool.most = call.connections
+        connection = await address.pool.take(call.timeouts)
         if self._sweeper is None:
             self._watch()
         try:
@@ -80,7 +80,7 @@ class Http1Transport:
         place = (parts.hostname or "", parts.port or 80)
         pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place] = Pool(*place, self._connections)
+            pool = self._pools[place] = Pool(*place)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = f"{method} {target} HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
         address = Address(pool, lines.encode("latin-1"))

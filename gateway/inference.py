@@ -23,6 +23,7 @@ class Inference:
         snapshot: the configuration that was in force when it came.
         raw, body: the request's bytes, and what they say.
         part: where the log keeps an answer that is too long for memory.
+        dropped_bytes: length of the answer's text that neither memory nor a file holds any more.
         own_seconds: time that the gateway itself spent on it.
         settled: it is priced, logged and counted; that happens once.
     """
@@ -35,6 +36,7 @@ class Inference:
     body: dict[str, Any] | None = None
     target: Target | None = None
     part: Part | None = None
+    dropped_bytes: int = 0
     own_seconds: float = 0.0
     settled: bool = False
 

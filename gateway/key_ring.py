@@ -127,7 +127,12 @@ class KeyRing:
             if row.deleted_at is not None:
                 keys.pop(name, None)
                 continue
-            key = effective(row, _team(row))
+            try:
+                key = effective(row, _team(row))
+            except ValueError as error:  # one damaged row must not keep the others from changing
+                log.error("key %s is damaged and not served: %s", row.key_id, error)
+                keys.pop(name, None)
+                continue
             # Most keys have one of a few sets of models: they need not each hold a copy.
             models = shared.setdefault(key.models, key.models)
             keys[name] = replace(key, models=models, tenant=sys.intern(key.tenant))

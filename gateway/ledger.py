@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import Unavailable
@@ -11,7 +12,7 @@ from gateway.records import RequestRecord, Status
 from gateway.redaction import redact
 from gateway.spool import Spool
 from gateway.transcript import completed_response
-from gateway.usage import Usage, answer_text, estimate
+from gateway.usage import BYTES_PER_TOKEN, Usage, answer_text, estimate
 
 MILLISECONDS = 1000
 UNROUTED = "none"
@@ -42,6 +43,7 @@ class Ledger:
     def keep_part(self, work: Inference, data: bytes) -> None:
         """Move bytes of a long answer out of memory, into its part file (if they are kept)."""
         if not self._keeps(work):
+            work.dropped_bytes += len(answer_text(data).encode())
             return
         if work.part is None:
             work.part = self.spool.open_part(work.record.request_id)
@@ -54,9 +56,11 @@ class Ledger:
         part = self.spool.part_path(work.part.name) if work.part else None
         tokenizer = work.target.settings.tokenizer
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
+        counted = await loop.run_in_executor(
             self._counter, _estimate, work.body or {}, data, part, tokenizer
         )
+        dropped = -(-work.dropped_bytes // BYTES_PER_TOKEN)
+        return replace(counted, output_tokens=counted.output_tokens + dropped)
 
     def price(self, work: Inference, usage: Usage) -> None:
         """Put usage and its cost into the record."""

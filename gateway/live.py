@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from gateway.configuration import Configuration, ConfigurationError, Metric, load_configuration
@@ -23,6 +24,11 @@ class Snapshot:
 
 def snapshot(configuration: Configuration, secrets: Mapping[str, str]) -> Snapshot:
     """Derive everything from a configuration. `secrets`: the environment's variables."""
+    for alias, model in configuration.models.items():
+        if model.tokenizer is not None and find_spec("tokenizers") is None:
+            raise ConfigurationError(
+                f"models.{alias}.tokenizer: needs a package: pip install 'llmops[tokens]'"
+            )
     routes = Routes(configuration, PriceTable(configuration), secrets)
     return Snapshot(configuration, routes, configuration.config_hash)
 

@@ -76,7 +76,12 @@ def await_outcome(path: Path, seconds: float) -> Outcome:
 def waiting(run: Path) -> Iterator[tuple[Path, Order]]:
     """Orders not yet carried out, oldest first."""
     for path in sorted((run / FOLDER).glob("*.json")):
-        yield path, Order(**orjson.loads(path.read_bytes()))
+        try:
+            order = Order(**orjson.loads(path.read_bytes()))
+        except (TypeError, ValueError) as error:
+            report(path, {ERROR: f"the order cannot be read: {error}"})
+            continue
+        yield path, order
 
 
 def report(path: Path, outcome: Outcome) -> None:

@@ -10,11 +10,12 @@ NANO_PER_USD = 1_000_000_000
 class Status(StrEnum):
     """How a request ended, as its client could tell.
 
-    `ok`: the whole answer went out. `rejected`: refused by the gateway, the upstream was not
-    asked. `upstream_error`: the upstream refused, failed or answered nonsense. `upstream_cut`: a
-    stream stopped before its end. `timeout`: the upstream was too slow. `client_disconnected`: the
-    client went away first. `failed`: the gateway itself could not finish. `interrupted`: the
-    gateway died on the way (written by the shipper, from the intent record).
+    `ok`: the whole answer was ready and on its way. `rejected`: refused by the gateway, the
+    upstream was not asked. `upstream_error`: the upstream refused, failed or answered nonsense.
+    `upstream_cut`: a stream stopped before its end. `timeout`: the upstream was too slow.
+    `client_disconnected`: the client went away first. `failed`: the gateway itself could not
+    finish. `interrupted`: the gateway died on the way (written by the shipper, from the intent
+    record).
     """
 
     OK = "ok"

@@ -15,6 +15,9 @@ from gateway.records import Status
 from gateway.stream import DONE, HELD_BYTES, StreamWatch, require_end, stream_head
 from gateway.upstream import Answer
 
+REDACTED_BYTES = 4 * 1024 * 1024
+_CHUNKS = {"chat": "chat.completion.chunk", "completions": "text_completion"}
+
 
 class Relay:
     """Forwards one stream. Memory is bounded: what the log needs of a long one goes to its part
@@ -50,7 +53,8 @@ class Relay:
     async def _forward(self) -> None:
         work, watch, answer = self._work, self._watch, self._answer
         exchange = work.exchange
-        # A redacted stream is held whole: what must go may be spread over many events.
+        # A stream that is redacted is held longer: what must go may be spread over many events.
+        # Beyond that only its end is logged.
         redacted = work.key is not None and work.key.bodies == "redact"
         headers = work.headers()
         headers.append(EVENTS)
@@ -66,7 +70,7 @@ class Relay:
                     work.record.upstream_id = stream_head(out)
                 if not exchange.connection.closed:
                     await exchange.write(out)
-            if watch.held_bytes > HELD_BYTES and not redacted:
+            if watch.held_bytes > (REDACTED_BYTES if redacted else HELD_BYTES):
                 self._ledger.keep_part(work, watch.take_held())
 
     async def _settle_interrupted(self, error: BaseException) -> None:
@@ -97,7 +101,7 @@ class Relay:
             return b""
         event = self._watch.usage_event or {
             "id": record.upstream_id,
-            "object": "chat.completion.chunk",
+            "object": _CHUNKS.get(record.endpoint),
             "created": record.ts // 1_000_000,
             "model": record.model,
             "choices": [],

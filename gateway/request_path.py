@@ -37,6 +37,7 @@ from gateway.upstream import Answer, Call, Transport, refusal
 from gateway.usage import read_usage
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
+OFF_LOOP_BYTES = 256 * 1024
 CACHE_STATES = frozenset(("hit", "partial", "miss"))
 # Of the embedding server: hits and texts, and how many texts were longer than its model reads.
 PASSED_HEADERS = ("x-cache-items", "x-truncated-items")
@@ -103,6 +104,9 @@ class InferenceEndpoint:
             await self._gone(work)
         except asyncio.CancelledError:
             await self._cancelled(work)
+        except Exception:  # noqa: BLE001  a request's boundary: whatever it was, it is logged
+            _log.exception("request %s failed", work.record.request_id)
+            await self._fail(work, GatewayError("The gateway could not finish the request."))
         finally:
             ledger.in_flight -= 1
             work.exchange.connection.on_close = None
@@ -112,7 +116,7 @@ class InferenceEndpoint:
         self._admit(work)
         self._authenticate(work)
         await self._read(work)
-        self._validate(work)
+        await self._validate(work)
         self._route(work)
         call = self._intend(work)
         answer = await self._ask(work, call)
@@ -138,10 +142,14 @@ class InferenceEndpoint:
     async def _read(self, work: Inference) -> None:
         work.raw = await work.exchange.read_body(work.snapshot.configuration.limits.body_bytes)
 
-    def _validate(self, work: Inference) -> None:
+    async def _validate(self, work: Inference) -> None:
         started = time.perf_counter()
         limits = work.snapshot.configuration.limits
-        body = work.body = wire.parse(work.raw, limits)
+        if len(work.raw) > OFF_LOOP_BYTES:
+            body = await asyncio.to_thread(wire.parse, work.raw, limits)
+        else:
+            body = wire.parse(work.raw, limits)
+        work.body = body
         for name in self.endpoint.required:
             if name not in body:
                 raise BadRequest(f"'{name}' is missing.", param=name, code="missing_field")
@@ -193,7 +201,9 @@ class InferenceEndpoint:
             headers["authorization"] = f"Bearer {target.credential}"
         work.record.stream = stream
         url = upstream.url.rstrip("/") + self.endpoint.path
-        return Call(url, headers, orjson.dumps(body), upstream.timeouts, stream)
+        return Call(
+            url, headers, orjson.dumps(body), upstream.timeouts, stream, upstream.connections
+        )
 
     async def _ask(self, work: Inference, call: Call) -> Answer:
         answer = await self.services.transport.send(call)
@@ -241,7 +251,7 @@ class InferenceEndpoint:
         await work.exchange.fail(error, work.headers())
 
     async def _gone(self, work: Inference) -> None:
-        """The client left: whatever was used so far is priced and logged."""
+        """The client left before any answer came: nothing is known to have been used."""
         if work.settled:
             return
         work.record.error_code = "client_disconnected"

@@ -99,7 +99,7 @@ class Spool:
         self._current = self._new_segment()
         self._retired: list[Segment] = []
         self._finals = 0
-        self._started = self._clock()
+        self._started = self._scanned = self._clock()
         self._full = self._scan()
 
     def ensure_room(self) -> None:
@@ -139,25 +139,38 @@ class Spool:
 
     async def run(self) -> None:
         """Sync, rotate by age and watch the spool's size, until cancelled."""
-        scanned = self._clock()
-        pause = 0 if self.log.durability == "sync" else self.log.sync_seconds
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(USAGE_SCAN_SECONDS / 2):
-                    await self._dirty.wait()
-            if self._dirty.is_set():
-                await asyncio.sleep(pause)
-                await self._sync()
-            now = self._clock()
-            if self._finals and now - self._started >= self.log.segment_seconds:
-                self._rotate()
-            if now - scanned >= USAGE_SCAN_SECONDS:
-                scanned, self._full = now, self._scan()
-                if self._current.failed:
-                    self._dirty.set()
+            try:
+                await self._tend()
+            except (
+                OSError
+            ) as error:  # no descriptor left, say: nothing more is taken until it heals
+                self._full = True
+                _log.error("the spool cannot be tended: %s", error)
+                waiters, self._waiters = self._waiters, []
+                _resolve(waiters, SpoolUnavailable("the record could not be synced"))
+                await asyncio.sleep(USAGE_SCAN_SECONDS)
+
+    async def _tend(self) -> None:
+        """One round of `run`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(USAGE_SCAN_SECONDS / 2):
+                await self._dirty.wait()
+        if self._dirty.is_set():
+            await asyncio.sleep(0 if self.log.durability == "sync" else self.log.sync_seconds)
+            await self._sync()
+        now = self._clock()
+        if self._finals and now - self._started >= self.log.segment_seconds:
+            self._rotate()
+        if now - self._scanned >= USAGE_SCAN_SECONDS:
+            self._scanned, self._full = now, self._scan()
+            if self._current.failed:
+                self._dirty.set()
 
     def close(self) -> None:
         """Seal everything; an empty segment is removed. Later appends fail."""
+        _sync_all([], self._unsynced_parts, [])
+        self._unsynced_parts.clear()
         for segment in (*self._retired, self._current):
             try:
                 os.fdatasync(segment.descriptor)

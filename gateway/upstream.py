@@ -18,13 +18,17 @@ MESSAGE_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to an upstream: a whole URL, headers, a body already encoded."""
+    """One request to an upstream: a whole URL, headers, a body already encoded.
+
+    `connections`: how many this worker may hold open to that server.
+    """
 
     url: str
     headers: Mapping[str, str]
     body: bytes
     timeouts: Timeouts
     stream: bool
+    connections: int = 256
 
 
 class Answer(Protocol):

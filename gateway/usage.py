@@ -11,6 +11,10 @@ import orjson
 from gateway.events import event_json, split_events
 
 BYTES_PER_TOKEN = 4
+SPOKEN = (
+    "content", "text", "refusal", "reasoning_content", "reasoning", "name", "arguments",
+    "function", "tool_calls", "function_call",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,10 @@ def estimate(request: Mapping[str, Any], answer_text: str, tokenizer: Path | Non
     With a `tokenizer.json` the count is the model's own, but for its template; without one it is
     four UTF-8 bytes a token, the rule of thumb for English.
     """
-    prompt = "\n".join(_texts(request.get("messages") or request.get("prompt") or ""))
-    prompt = prompt or "\n".join(_texts(request.get("input") or ""))
+    given = [request.get(name) for name in ("messages", "prompt", "input", "tools")]
+    prompt = "\n".join(_texts(given))
     return Usage(
-        input_tokens=_tokens(prompt, tokenizer),
+        input_tokens=_tokens(prompt, tokenizer) + _token_ids(given[1:3]),
         output_tokens=_tokens(answer_text, tokenizer),
         source="estimated",
     )
@@ -92,14 +96,21 @@ def _load_tokenizer(path: Path) -> Any:
 
 
 def _texts(value: Any) -> list[str]:
-    """Every piece of text in messages, prompts and inputs, in order."""
+    """Every piece of text in messages, tools, prompts and inputs, in order."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
         return [text for item in value for text in _texts(item)]
     if isinstance(value, Mapping):
-        return [text for name in ("content", "text") for text in _texts(value.get(name))]
+        return [text for name in SPOKEN for text in _texts(value.get(name))]
     return []
+
+
+def _token_ids(value: Any) -> int:
+    """How many tokens a prompt of token numbers has; 0 for text."""
+    if not isinstance(value, list):
+        return 0
+    return sum(1 if isinstance(item, int) else _token_ids(item) for item in value)
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:

@@ -7,6 +7,7 @@ share is in the state database, the spool folder and the kernel's socket queue (
 import asyncio
 import gc
 import logging
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -73,8 +74,8 @@ async def serve(settings: Settings) -> None:
     ring = KeyRing(database, settings.key_digest_secret())
     ring.load()
     spool = Spool(settings.spool_dir, configuration.log)
-    most = max(upstream.connections for upstream in configuration.upstreams.values())
-    transport = Http1Transport(most, secure=AiohttpTransport(most))
+    most = max((up.connections for up in configuration.upstreams.values()), default=1)
+    transport = Http1Transport(secure=AiohttpTransport(most))
     metrics = Metrics()
     admin = configuration.admin
     parts = Parts(
@@ -100,7 +101,7 @@ async def serve(settings: Settings) -> None:
     background = (
         ring.refresh_forever(), spool.run(), _reload_forever(live), _publish_metrics(metrics, parts)
     )  # fmt: skip
-    async with _running(*background):
+    async with _running(server, *background):
         await server.serve(sockets=[listener])
         # Requests that the drain's end cancelled still have their last event and record to write.
         if server.server_state.tasks:
@@ -156,8 +157,19 @@ def _not_ready(ring: KeyRing, spool: Spool, server: WorkerServer) -> str | None:
 
 
 @asynccontextmanager
-async def _running(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _running(
+    server: WorkerServer, *coroutines: Coroutine[Any, Any, None]
+) -> AsyncIterator[None]:
+    """Background work. If any of it ends, the worker drains and ends: it would not be whole."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            _log.error("background work ended", exc_info=task.exception())
+            server.should_exit = True
+
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    for task in tasks:
+        task.add_done_callback(ended)
     try:
         yield
     finally:
@@ -187,6 +199,8 @@ async def _publish_metrics(metrics: Metrics, parts: Parts) -> None:
 def main() -> int:
     """Run one worker; 1 and a message if it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         settings = load_settings()
         settings.metrics_dir.mkdir(parents=True, exist_ok=True)

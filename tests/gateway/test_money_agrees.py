@@ -3,6 +3,7 @@
 import time
 from decimal import Decimal
 from itertools import cycle
+from typing import Any
 
 import aiohttp
 import orjson
@@ -31,7 +32,7 @@ async def spend(client: aiohttp.ClientSession) -> dict[str, Decimal]:
     """Requests of every kind; what each was said to cost."""
     told = {}
     for index, script in zip(range(REQUESTS), cycle(SCRIPTS), strict=False):
-        body = {
+        body: dict[str, Any] = {
             "model": f"chat,{script}",
             "messages": [{"role": "user", "content": f"question {index}"}],
             "user": f"user-{index % 3}",

@@ -1,6 +1,7 @@
 """The two transports against one upstream: whatever it does, both make the same of it."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from gateway.http1_transport import Http1Transport
 from gateway.upstream import Call, Transport
 from tests.scripted_upstream import ScriptedUpstream
 
+CONNECTIONS = 3
 QUICK = Timeouts(connect=1, first_byte=0.4, idle=0.4, total=5)
 SCRIPTS = [
     "chat", "chat,tokens=50", "chat,crlf", "chat,slice=1", "chat,slice=7,tokens=20",
@@ -28,9 +30,8 @@ SCRIPTS = [
 def call(upstream: ScriptedUpstream, script: str, *, stream: bool = False) -> Call:
     body = {"model": script, "stream": stream, "messages": [{"role": "user", "content": "x"}]}
     headers = {"content-type": "application/json"}
-    return Call(
-        f"{upstream.url}/chat/completions", headers, orjson.dumps(body), QUICK, stream=stream
-    )
+    url = f"{upstream.url}/chat/completions"
+    return Call(url, headers, orjson.dumps(body), QUICK, stream=stream, connections=CONNECTIONS)
 
 
 async def outcome(transport: Transport, request: Call) -> Any:
@@ -60,8 +61,8 @@ def _without_numbers(received: bytes) -> bytes:
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_both_transports_agree(script, stream):
     async with ScriptedUpstream() as upstream:
-        reference = AiohttpTransport(4)
-        lean = Http1Transport(4, secure=reference)
+        reference = AiohttpTransport(CONNECTIONS)
+        lean = Http1Transport(secure=reference)
         try:
             expected = await outcome(reference, call(upstream, script, stream=stream))
             found = await outcome(lean, call(upstream, script, stream=stream))
@@ -74,7 +75,7 @@ async def test_both_transports_agree(script, stream):
 
 @pytest.fixture
 async def lean():
-    transport = Http1Transport(3, secure=AiohttpTransport(3))
+    transport = Http1Transport(secure=AiohttpTransport(CONNECTIONS))
     yield transport
     await transport.close()
 
@@ -121,6 +122,21 @@ async def test_an_unreachable_upstream_and_one_that_never_answers(lean):
             await lean.send(call(upstream, "chat,slow-ms=2000"))
     with pytest.raises(UpstreamBroken):
         await lean.send(call(upstream, "chat"))
+
+
+@pytest.mark.parametrize("kind", ["aiohttp", "lean"])
+async def test_waiting_for_a_connection_ends(kind, lean):
+    transport = lean if kind == "lean" else AiohttpTransport(CONNECTIONS)
+    brief = Timeouts(connect=1, first_byte=5, idle=5, total=0.5)
+    patient = Timeouts(connect=1, first_byte=5, idle=5, total=5)
+    async with ScriptedUpstream() as upstream:
+        slow = replace(call(upstream, "chat,slow-ms=1500"), timeouts=patient)
+        busy = [asyncio.create_task(outcome(transport, slow)) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(UpstreamTimeout):
+            await transport.send(replace(call(upstream, "chat"), timeouts=brief))
+        assert [status for status, _ in await asyncio.gather(*busy)] == [200] * CONNECTIONS
+    await transport.close()
 
 
 async def test_get_reads_a_small_answer(lean):
