@@ -49,8 +49,14 @@ def page() -> str:
 
 def _section(prefix: str, model: type[BaseModel], *, heading: bool = True) -> Iterator[str]:
     title = prefix.removesuffix(".") or "the file"
-    if heading:
+    if heading and prefix:
         yield f"## {f'`{title}`' if prefix else 'The file'}\n"
+    if not prefix:
+        for name, field in model.model_fields.items():
+            child = _model_in(field.annotation)
+            if child is not None:
+                yield from _section(f"{name}{_step(field.annotation)}.", child)
+        return
     about, _, _ = inspect.cleandoc(model.__doc__ or "").partition("\nAttributes:")
     yield f"\n{about.strip()}\n"
     meanings = _meanings(model)
@@ -94,6 +100,11 @@ def _step(annotation: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
+    inner = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if len(inner) == 1 and type(None) in get_args(annotation):
+        return f"{_type(inner[0])} or None"
+    if hasattr(annotation, "__metadata__"):
+        return _type(annotation.__origin__)
     text = str(annotation) if get_args(annotation) else annotation.__name__
     text = re.sub(r"Annotated\[(\w+),.*?\)\]", r"\1", text)
     text = re.sub(r"typing\.|pathlib\.|decimal\.|_local\.", "", text)

@@ -16,7 +16,7 @@ from typing import Any
 import arro3.core as arrow
 import orjson
 
-from gateway.records import NANO_PER_USD
+from gateway.records import usd_text
 from gateway.segment import Entry
 from gateway.spool import PARTS
 from gateway.transcript import completed_response
@@ -209,15 +209,3 @@ _ARRAYS: dict[str, Callable[[list[Any]], arrow.Array]] = {
     FLOAT: lambda values: arrow.Array(values, arrow.DataType.float64()),
     BOOLEAN: lambda values: arrow.Array(values, arrow.DataType.bool()),
 }  # fmt: skip
-
-
-def usd_text(nano: int) -> str:
-    """Nano-USD as an exact decimal number of USD with nine digits after the point."""
-    sign = "-" if nano < 0 else ""
-    whole, rest = divmod(abs(nano), NANO_PER_USD)
-    return f"{sign}{whole}.{rest:09d}"
-
-
-def day_number(day: date) -> int:
-    """Days since the epoch, as the `date` column counts them."""
-    return day.toordinal() - _EPOCH_ORDINAL

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from gateway.configuration import WILDCARD, Configuration, Model, Price, SelfHosted
-from gateway.records import NANO_PER_USD
 from gateway.usage import Usage
 
 FEMTO_PER_NANO = 1_000_000
@@ -23,6 +22,7 @@ FEMTO_PER_RATE = 10**9  # USD per million tokens is 1e-6 USD, or 1e9 times 1e-15
 MILLION = Decimal(1_000_000)
 SECONDS_PER_HOUR = Decimal(3600)
 RATE_PLACES = Decimal("1e-9")
+UNPRICED = "unpriced"
 HOSTED_PRICES = ("litellm", "model_prices_and_context_window_backup.json")
 
 
@@ -99,7 +99,7 @@ def resolve(
     for name in (provider, model.model, alias):
         if name and name in hosted:
             return rates_of(hosted[name], origin="litellm")
-    return rates_of(Price(), origin="unpriced")
+    return rates_of(Price(), origin=UNPRICED)
 
 
 def derive(node: SelfHosted) -> Price:
@@ -127,11 +127,6 @@ def rates_of(price: Price, *, origin: str) -> Rates:
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     given, cached, written, reasoning = (int(part * FEMTO_PER_RATE) for part in parts)
     return Rates(given, cached, written, reasoning, version=f"{origin}-{digest}")
-
-
-def usd_text(nano: int) -> str:
-    """Nano-USD as decimal USD with nine places, such as `0.000012500`."""
-    return f"{nano // NANO_PER_USD}.{nano % NANO_PER_USD:09d}"
 
 
 def load_hosted_prices() -> Mapping[str, Price]:

@@ -87,3 +87,9 @@ class RequestRecord:
     def as_dict(self) -> dict[str, Any]:
         """Field names to values, ready for JSON."""
         return asdict(self)
+
+
+def usd_text(nano: int) -> str:
+    """Nano-USD as decimal USD with nine places, such as `0.000012500`."""
+    whole, rest = divmod(abs(nano), NANO_PER_USD)
+    return f"{'-' if nano < 0 else ''}{whole}.{rest:09d}"

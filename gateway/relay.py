@@ -10,8 +10,7 @@ from gateway.events import encode_event
 from gateway.exchange import EVENTS
 from gateway.inference import Inference
 from gateway.ledger import Ledger
-from gateway.prices import usd_text
-from gateway.records import Status
+from gateway.records import Status, usd_text
 from gateway.stream import DONE, HELD_BYTES, StreamWatch, require_end, stream_head
 from gateway.upstream import Answer
 

@@ -27,8 +27,7 @@ from gateway.inference import Inference
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import Live
-from gateway.prices import usd_text
-from gateway.records import RequestRecord, Status
+from gateway.records import RequestRecord, Status, usd_text
 from gateway.relay import Relay
 from gateway.routing import Target, cache_salt
 from gateway.spool import SpoolUnavailable

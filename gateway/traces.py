@@ -25,8 +25,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 
 from gateway.configuration import Traces
-from gateway.log_columns import Row, usd_text
-from gateway.records import Status
+from gateway.log_columns import Row
+from gateway.records import Status, usd_text
 
 QUEUE_ROWS = 2000
 QUEUE_CHARACTERS = 64 * 1024 * 1024
@@ -34,7 +34,7 @@ SEND_ROWS = 100
 BODY_CHARACTERS = 256 * 1024
 TIMEOUT_SECONDS = 10
 EXPERIMENT_HEADER = "x-mlflow-experiment-id"
-_OPERATIONS = {"chat/completions": "chat", "completions": "text_completion",
+_OPERATIONS = {"chat": "chat", "completions": "text_completion",
                "embeddings": "embeddings"}  # fmt: skip
 _SPAN_TYPES = {"chat": "CHAT_MODEL", "text_completion": "LLM", "embeddings": "EMBEDDING"}
 _SHARE = float(2**64)
@@ -215,7 +215,7 @@ def _weight(row: Row) -> int:
 
 def span_of(row: Row, *, bodies: bool) -> Span:
     """A row as a span."""
-    operation = _OPERATIONS.get(str(row["endpoint"]).strip("/").removeprefix("v1/"), "chat")
+    operation = _OPERATIONS.get(row["endpoint"], "chat")
     started = row["ts"] * 1000
     attributes = _attributes(row, operation)
     if bodies:

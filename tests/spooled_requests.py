@@ -24,7 +24,7 @@ def record(**fields: Any) -> RequestRecord:
     given: dict[str, Any] = {
         "request_id": str(uuid_utils.uuid7()),
         "ts": time.time_ns() // 1000,
-        "endpoint": "chat/completions",
+        "endpoint": "chat",
         "tenant": "acme",
         "key_id": "key-1",
         "model": "small",

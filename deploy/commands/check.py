@@ -8,6 +8,7 @@ from rich.console import Console
 
 from deploy.stack import load_stack
 from gateway.configuration import ConfigurationError
+from gateway.prices import UNPRICED, PriceTable
 from gateway.settings import load_settings
 
 app = typer.Typer()
@@ -30,6 +31,12 @@ def check(
         f"{path}: upstreams.{name}.api_key_env: {upstream.api_key_env} is not set here"
         for name, upstream in configuration.upstreams.items()
         if upstream.api_key_env and settings.secret_value(upstream.api_key_env) is None
+    ]
+    table = PriceTable(configuration)
+    missing += [
+        f"{path}: models.{alias} has no price: its requests are booked with 0"
+        for alias in configuration.models
+        if table.rates(alias, alias).version.startswith(UNPRICED)
     ]
     for line in missing:
         console.print(f"warning: {line}")

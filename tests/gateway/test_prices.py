@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.configuration import Configuration, Price, SelfHosted, parse_configuration
-from gateway.prices import PriceTable, derive, load_hosted_prices, rates_of, usd_text
+from gateway.prices import PriceTable, derive, load_hosted_prices, rates_of
+from gateway.records import usd_text
 from gateway.usage import Usage, estimate, read_usage
 
 rate = st.decimals(min_value=0, max_value=10_000, places=9)
