@@ -30,22 +30,29 @@ def client(stack):
         yield openai
 
 
+@pytest.fixture(scope="module")
+def seen() -> dict[str, str]:
+    """Kind of request to its id, as the tests of this module go by."""
+    return {}
+
+
 def asked(client: OpenAI, **fields: Any) -> Any:
     fields = {"temperature": 0, **fields}
     return client.chat.completions.with_raw_response.create(model=CHAT, messages=FRANCE, **fields)
 
 
-def test_chat_answers_sensibly_and_names_request_target_and_cost(client):
+def test_chat_answers_sensibly_and_names_request_target_and_cost(client, seen):
     raw = asked(client, max_tokens=12)
     answer = raw.parse()
     assert "Paris" in answer.choices[0].message.content
     request_id = raw.headers["x-request-id"]
     assert answer.id == f"chatcmpl-{request_id}"
+    seen["chat"] = request_id
     assert raw.headers["x-model"] == f"engine/{CHAT}"
     assert Decimal(raw.headers["x-response-cost"]) > 0
 
 
-def test_streaming_gives_usage_with_the_cost(client):
+def test_streaming_gives_usage_with_the_cost(client, seen):
     stream = client.chat.completions.create(
         model=CHAT,
         messages=FRANCE,
@@ -57,11 +64,12 @@ def test_streaming_gives_usage_with_the_cost(client):
     chunks = list(stream)
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert "Paris" in text
+    seen["stream"] = chunks[-1].id.removeprefix("chatcmpl-")
     usage = chunks[-1].usage
     assert usage.completion_tokens > 0 and usage.model_extra["cost"] > 0
 
 
-def test_choices_logprobs_tools_and_schemas_pass_through(client):
+def test_choices_logprobs_tools_and_schemas_pass_through(client, seen):
     several = asked(
         client, max_tokens=8, n=2, temperature=0.5, logprobs=True, top_logprobs=2
     ).parse()
@@ -75,6 +83,7 @@ def test_choices_logprobs_tools_and_schemas_pass_through(client):
     assert tool.choices[0].message.tool_calls[0].function.name == "look_up"
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": CITY}}
     structured = asked(client, max_tokens=40, response_format=schema).parse()
+    seen["tool"], seen["schema"] = (a.id.removeprefix("chatcmpl-") for a in (tool, structured))
     assert set(orjson.loads(structured.choices[0].message.content)) == {"city"}
 
 
@@ -85,7 +94,7 @@ def test_completions_and_models(client):
     assert client.models.retrieve(CHAT).id == CHAT
 
 
-def test_embeddings_come_from_the_cache_the_second_time(client):
+def test_embeddings_come_from_the_cache_the_second_time(client, seen):
     texts = [f"text {time.time_ns()} {index}" for index in range(3)]
 
     def embed(inputs: list[str]) -> Any:
@@ -96,6 +105,7 @@ def test_embeddings_come_from_the_cache_the_second_time(client):
     again, mixed = embed(texts), embed([texts[0], f"new {time.time_ns()}"])
     states = [answer.headers["x-cache"] for answer in (first, again, mixed)]
     assert states == ["miss", "hit", "partial"]
+    seen["embeddings"] = again.headers["x-request-id"]
     one, two = first.parse().data[0].embedding, again.parse().data[0].embedding
     assert len(one) == 384 and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-6
     costs = [Decimal(answer.headers["x-response-cost"]) for answer in (first, again)]
@@ -125,23 +135,27 @@ def test_the_log_the_trace_the_costs_and_the_lineage_know_each_request(client, s
     assert Decimal(str(stored["cost_usd"])) == cost
     by_user = stack.llmops("costs", "--by", "user", "--since", "1d")
     assert "ann" in by_user
-    assert eventually(lambda: trace_of(stack, request_id), seconds=60)
 
 
-def trace_of(stack: Any, request_id: str) -> Any:
-    """The MLflow trace whose id is the request's."""
+def test_every_request_of_these_tests_is_in_the_log_and_has_a_trace(client, stack, seen):
+    assert {"chat", "stream", "tool", "schema", "embeddings"} <= set(seen)
+    for request_id in seen.values():
+        assert f"request_id {request_id}" in " ".join(
+            stack.llmops("logs", "show", request_id).split()
+        )
+        assert request_id in stack.llmops("lineage", request_id)
+    wanted = {f"tr-{request_id.replace('-', '')}" for request_id in seen.values()}
+    assert eventually(lambda: wanted <= traces(stack), seconds=60)
+
+
+def traces(stack: Any) -> set[str]:
+    """Ids of the traces that MLflow shows; each is `tr-` and the request's id."""
     import mlflow
 
     mlflow.set_tracking_uri(stack.mlflow_url)
-    trace_id = f"tr-{request_id.replace('-', '')}"
-    found = mlflow.MlflowClient().search_traces(experiment_ids=experiment_ids())
-    return [trace for trace in found if trace.info.trace_id == trace_id]
-
-
-def experiment_ids() -> list[str]:
-    import mlflow
-
-    return [found.experiment_id for found in mlflow.search_experiments()]
+    experiments = [found.experiment_id for found in mlflow.search_experiments()]
+    found = mlflow.MlflowClient().search_traces(locations=experiments, max_results=500)
+    return {trace.info.trace_id for trace in found}
 
 
 def eventually(check: Any, *, seconds: float) -> Any:

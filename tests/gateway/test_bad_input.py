@@ -110,12 +110,17 @@ def test_a_body_over_the_limit_is_a_413(gateway):
     assert status_of(raw(gateway, head.encode() + chunked)) == 413
 
 
+@pytest.fixture(scope="module")
+def answers_401() -> set[bytes]:
+    return set()
+
+
 @pytest.mark.parametrize(
     "authorization",
     ["", "Bearer", "Bearer x", "Basic sk-a", "Bearer sk-" + "z" * 43, "Bearer sk-" + "é" * 40,
      "Bearer sk-' OR 1=1 --", "Bearer sk-" + "a" * 8000],
 )  # fmt: skip
-async def test_wrong_keys_get_one_constant_answer(gateway, authorization):
+async def test_wrong_keys_get_one_constant_answer(gateway, answers_401, authorization):
     headers = {"authorization": authorization} if authorization else {}
     async with (
         aiohttp.ClientSession(gateway.url) as session,
@@ -125,6 +130,8 @@ async def test_wrong_keys_get_one_constant_answer(gateway, authorization):
     assert response.status == 401
     assert orjson.loads(body)["error"]["code"] == "invalid_api_key"
     assert response.headers["www-authenticate"] == "Bearer"
+    answers_401.add(body)
+    assert len(answers_401) == 1
 
 
 async def test_blocked_and_expired_keys_stop_within_a_second(gateway):
