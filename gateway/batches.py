@@ -36,6 +36,8 @@ STALE_SECONDS = 60
 MANIFEST = "batch.json"
 IDENTITY = "id"
 QUARANTINE = "quarantine"
+# Whatever a single record can make of a conversion; it must not stop its neighbours.
+UNSTORABLE = (Unstorable, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Batches:
         reading.seen.add(request_id)
         try:
             row = row_of(entry, self.folder)
-        except Unstorable as error:
+        except UNSTORABLE as error:
             reading.tally.unstorable += 1
             reading.quarantined.append(_set_aside(name, str(error), entry))
             return

@@ -74,6 +74,7 @@ class Limits(Section):
         messages: messages of a chat.
         embedding_inputs: texts of one embeddings call.
         in_flight: requests under way per worker; one more is a 503.
+        stall_seconds: a client that takes nothing of its answer for so long is let go.
     """
 
     body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
@@ -86,6 +87,7 @@ class Limits(Section):
     messages: int = Field(1024, ge=1)
     embedding_inputs: int = Field(2048, ge=1)
     in_flight: int = Field(1024, ge=1)
+    stall_seconds: float = Field(60, gt=0)
 
 
 class Timeouts(Section):
@@ -359,7 +361,7 @@ def parse_configuration(text: str, origin: str = "configuration") -> Configurati
     """Validate YAML `text`; raises ConfigurationError that names every wrong key's path."""
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigurationError(f"{origin}: not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{origin}: expected keys and values at the top")
@@ -374,6 +376,8 @@ def load_configuration(path: Path) -> Configuration:
     """Read and validate the file at `path`."""
     try:
         text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; set LLMOPS_CONFIG") from error
     return parse_configuration(text, origin=str(path))

@@ -336,7 +336,11 @@ def _check_demonstration(value: Any) -> None:
         raise BadRequest(
             "value: expected the corrected answer: a text, a message or JSON", param="value"
         )
-    if len(orjson.dumps(value)) > VALUE_BYTES:
+    try:
+        size = len(orjson.dumps(value))
+    except TypeError as error:
+        raise BadRequest("value: nests too deeply", param="value") from error
+    if size > VALUE_BYTES:
         raise BadRequest("value: at most 1 MiB", param="value")
 
 

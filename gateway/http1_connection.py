@@ -180,7 +180,12 @@ class Http1Connection(asyncio.BufferedProtocol):
             self._heard, self._last = False, now
         timeouts = self._call.timeouts
         wait = timeouts.idle if self.headed and self._call.stream else timeouts.first_byte
-        if self.ended or self._paused or now < min(self._end, self._last + wait):
+        if now < (self._end if self._paused else min(self._end, self._last + wait)):
+            return
+        if self.ended:  # all of it is here, but its reader takes too long: others may connect
+            if now >= self._end:
+                self.keeper.drop(self)
+                self.transport.abort()
             return
         what = "stopped in the middle of its answer" if self.headed else "did not answer in time"
         self._failure = UpstreamTimeout(f"The upstream {what}.")

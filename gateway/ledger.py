@@ -10,7 +10,7 @@ from gateway.inference import Inference
 from gateway.metrics import Metrics
 from gateway.records import RequestRecord, Status
 from gateway.redaction import redact
-from gateway.spool import Spool
+from gateway.spool import Spool, SpoolUnavailable
 from gateway.transcript import completed_response
 from gateway.usage import BYTES_PER_TOKEN, Usage, answer_text, estimate
 
@@ -67,30 +67,46 @@ class Ledger:
         assert work.target is not None
         record, rates = work.record, work.target.rates
         record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
-        record.cached_tokens, record.reasoning_tokens = usage.cached_tokens, usage.reasoning_tokens
+        record.cached_tokens = min(usage.cached_tokens, usage.input_tokens)
+        record.reasoning_tokens = min(usage.reasoning_tokens, usage.output_tokens)
         record.usage_source = usage.source
         record.cost_nano_usd = rates.cost(usage)
         record.price_version = rates.version
         if record.cache in SAVING:
-            record.saved_nano_usd = rates.saved(usage.cached_tokens)
+            record.saved_nano_usd = rates.saved(record.cached_tokens)
 
     def settle(self, work: Inference, status: Status, http_status: int, response: bytes) -> None:
         """Write the final record and count it. Never waits, so nothing can come between."""
         if work.settled:
             return
-        work.settled = True
         record = work.record
         record.status, record.http_status = status, http_status
         record.latency_ms = work.elapsed_ms()
         record.overhead_ms = round(work.own_seconds * MILLISECONDS, 3)
-        if work.part is not None:
-            work.part.append(response)
-            work.part.close()
-            response = b""
-        self.spool.finish(record, *self._bodies(work, response))
+        if status is not Status.REJECTED or self._has_room():
+            self._log(work, response)
+        work.settled = True
         target = work.target
         alias, name = (target.alias, target.upstream_name) if target else (UNROUTED, UNROUTED)
         self._metrics.observe(record, alias, name)
+
+    def _has_room(self) -> bool:
+        """What was refused does not make a full spool fuller; it is counted only."""
+        try:
+            self.spool.ensure_room()
+        except SpoolUnavailable:
+            return False
+        return True
+
+    def _log(self, work: Inference, response: bytes) -> None:
+        part, work.part = work.part, None
+        if part is not None:
+            try:
+                part.append(response)
+            finally:
+                part.close()
+            response = b""
+        self.spool.finish(work.record, *self._bodies(work, response))
 
     async def durable(self) -> None:
         """With `durability: sync`, return when what was settled is on the disk."""

@@ -7,6 +7,7 @@ is closed.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from gateway.configuration import Limits
 from gateway.errors import BadRequest, GatewayError
 
 SINGLE = frozenset((b"host", b"authorization", b"content-length", b"content-type"))
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 FRAMING_SLACK_BYTES = 64 * 1024
 
 
@@ -69,7 +71,9 @@ class Cycle(RequestResponseCycle):
             parts += (name, b": ", value, b"\r\n")
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
-        parts += (b"content-length: %d\r\n\r\n" % len(body), body)
+        parts.append(b"content-length: %d\r\n\r\n" % len(body))
+        if self.scope["method"] != "HEAD":
+            parts.append(body)
         self.transport.write(b"".join(parts))
         self.message_event.set()
         if not self.keep_alive:
@@ -86,6 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.client_connection = Connection()
         self._refusal: GatewayError | None = None
+        self._unsent, self._taken = 0, self.loop.time()
         self._begin_wait(idle=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,6 +100,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._waiting == "idle":
             self._begin_wait(idle=False)
+        if self._waiting == "head":
+            data = ignore_upgrade(data)
         self._received += len(data)
         if self._received > self._allowed():
             self._refuse(HeadTooLarge("The request's head or framing is too large."))
@@ -121,6 +128,8 @@ class BoundedProtocol(HttpToolsProtocol):
         decodes paths: here a path is plain or refused.
         """
         refusal = refuse_head(self.url, self.headers)
+        if refusal is None and self.parser.should_upgrade():
+            refusal = BadRequest("Upgrades are not offered.", code="bad_framing")
         if refusal is not None:
             self._stop(refusal)
         self._waiting = "body"
@@ -171,7 +180,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(self._refusal or BadRequest(msg))
 
     def sweep(self, now: float) -> None:
-        """Close the connection if its request is too slow to arrive. Called about once a second."""
+        """Close the connection if its request is too slow to arrive, or if its answer is not taken.
+        Called about once a second."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent < self._unsent:
+            self._taken = now
+        self._unsent = unsent
+        if now - self._taken > self.limits.stall_seconds:
+            self.transport.abort()
+            return
         allowed = {"head": self.limits.head_seconds, "body": self.limits.body_seconds}
         if now - self._since > allowed.get(self._waiting, float("inf")):
             self._refuse(RequestTimeout(f"The request's {self._waiting} took too long to arrive."))
@@ -213,6 +230,16 @@ class BoundedProtocol(HttpToolsProtocol):
 def bounded_protocol(limits: Limits) -> type[BoundedProtocol]:
     """The protocol class for these limits, as uvicorn wants it."""
     return type("LimitedProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+def ignore_upgrade(data: bytes) -> bytes:
+    """Make an Upgrade field of a head one that means nothing, as RFC 9110 (7.8) allows.
+
+    Java's HttpClient asks every plain server for HTTP/2 in this way. The parser would stop after
+    the head and leave the body to be read as another request.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrd:", head) + end + rest if _UPGRADE.search(head) else data
 
 
 def refuse_head(url: bytes, headers: list[tuple[bytes, bytes]]) -> GatewayError | None:

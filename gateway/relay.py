@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import orjson
 
@@ -14,6 +15,7 @@ from gateway.records import Status, usd_text
 from gateway.stream import DONE, HELD_BYTES, StreamWatch, require_end, stream_head
 from gateway.upstream import Answer
 
+END_SECONDS = 0.05
 REDACTED_BYTES = 4 * 1024 * 1024
 _CHUNKS = {"chat": "chat.completion.chunk", "completions": "text_completion"}
 
@@ -34,13 +36,12 @@ class Relay:
         try:
             await self._forward()
             ended = time.perf_counter()
-            ending = watch.ending()
-            require_end(watch, ending)
+            require_end(watch)
         except BaseException as error:
             await self._settle_interrupted(error)
             raise
-        work.record.finish_reason = ending.finish_reason
-        usage = ending.usage or await self._ledger.estimate(work, watch.held_data())
+        work.record.finish_reason = watch.ending.finish_reason
+        usage = watch.ending.usage or await self._ledger.estimate(work, watch.held_data())
         self._ledger.price(work, usage)
         work.spend(ended)
         gone = work.exchange.connection.closed
@@ -48,6 +49,7 @@ class Relay:
         self._ledger.settle(work, status, 499 if gone else 200, watch.held_data())
         await self._ledger.durable()
         await work.exchange.end(self._usage_event() + DONE)
+        await self._read_to_end()
 
     async def _forward(self) -> None:
         work, watch, answer = self._work, self._watch, self._answer
@@ -64,13 +66,26 @@ class Relay:
                 return
             out = watch.feed(chunk)
             if out:
-                if work.record.ttft_ms is None:
-                    work.record.ttft_ms = work.elapsed_ms()
-                    work.record.upstream_id = stream_head(out)
+                if work.record.upstream_id is None:
+                    self._note_first(out)
                 if not exchange.connection.closed:
                     await exchange.write(out)
             if watch.held_bytes > (REDACTED_BYTES if redacted else HELD_BYTES):
                 self._ledger.keep_part(work, watch.take_held())
+
+    def _note_first(self, out: bytes) -> None:
+        """The upstream's id and the time of the first event; comments are neither."""
+        record = self._work.record
+        if record.ttft_ms is None and b"data:" in out:
+            record.ttft_ms = self._work.elapsed_ms()
+        record.upstream_id = stream_head(out)
+
+    async def _read_to_end(self) -> None:
+        """Give the upstream a moment to end its answer, so that its connection can be kept."""
+        with suppress(TimeoutError, GatewayError):
+            async with asyncio.timeout(END_SECONDS):
+                while await self._answer.next():
+                    pass
 
     async def _settle_interrupted(self, error: BaseException) -> None:
         """Book and log what came before a stream broke, or its client left."""
@@ -78,7 +93,7 @@ class Relay:
         status, code, http_status = self._interruption(error)
         work.record.error_code = code
         try:
-            ending = watch.ending()
+            ending = watch.ending
             work.record.finish_reason = ending.finish_reason
             if ending.usage is not None or watch.held:
                 usage = ending.usage or await self._ledger.estimate(work, watch.held_data())
@@ -104,11 +119,11 @@ class Relay:
             "created": record.ts // 1_000_000,
             "model": record.model,
             "choices": [],
-            "usage": {
-                "prompt_tokens": record.input_tokens,
-                "completion_tokens": record.output_tokens,
-                "total_tokens": (record.input_tokens or 0) + (record.output_tokens or 0),
-            },
+            "usage": {},
         }
-        cost = orjson.Fragment(usd_text(record.cost_nano_usd))
-        return encode_event({**event, "usage": {**event["usage"], "cost": cost}})
+        usage = {**event["usage"], "cost": orjson.Fragment(usd_text(record.cost_nano_usd))}
+        if record.usage_source == "estimated":
+            usage["prompt_tokens"] = record.input_tokens
+            usage["completion_tokens"] = record.output_tokens
+            usage["total_tokens"] = (record.input_tokens or 0) + (record.output_tokens or 0)
+        return encode_event({**event, "usage": usage})

@@ -168,6 +168,8 @@ class InferenceEndpoint:
 
     def _intend(self, work: Inference) -> Call:
         """Write the intent, then be ready for a client that goes away."""
+        if work.exchange.connection.closed:  # it left while the body was parsed
+            raise Disconnected
         started = time.perf_counter()
         assert work.target is not None
         call = self._call(work, work.target)

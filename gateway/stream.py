@@ -17,15 +17,14 @@ from gateway.usage import Usage, read_usage
 
 DONE = b"data: [DONE]\n\n"
 HELD_BYTES = 64 * 1024
-CLOSING_CHUNKS = 8
-CLOSING_BYTES = 16 * 1024
+EDGE_BYTES = 3  # as much of a boundary as can stand before the bytes that complete it
 EVENT_BYTES = 16 * 1024 * 1024
-_SUSPECT = re.compile(rb'data: ?[^{ ]|"error"|"choices": ?\[\]')
+_SUSPECT = re.compile(rb'data: ?[^{ ]|"error"|"choices": ?\[\]|"finish_reason": ?"|"usage": ?\{')
 
 
 @dataclass(slots=True)
 class Ending:
-    """What the last events of a stream said."""
+    """What a stream has said of its end so far."""
 
     usage: Usage | None = None
     finish_reason: str | None = None
@@ -37,6 +36,7 @@ class StreamWatch:
     Attributes:
         done: the upstream said `[DONE]`; whatever follows is ignored.
         usage_event: the usage event that was held back.
+        ending: usage and finish reason, as far as they were told.
         held: bytes for the log that are in memory (the caller moves them away when many).
     """
 
@@ -45,15 +45,15 @@ class StreamWatch:
         self.usage_event: dict[str, Any] | None = None
         self.held: list[bytes] = []
         self.held_bytes = 0
-        self._rest = b""
+        self.ending = Ending()
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._edge = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Whole events that may go to the client now, maybe none. Raises on an error event."""
-        if self._rest:
-            chunk = self._rest + chunk
-            self._rest = b""
-        if not chunk.endswith(b"\n\n"):
-            chunk = self._keep_rest(chunk)
+        if self._rest or not chunk.endswith(b"\n\n"):
+            chunk = self._whole_events(chunk)
         if not chunk or self.done:
             return b""
         self.held.append(chunk)
@@ -63,42 +63,34 @@ class StreamWatch:
         return b"".join(event for event in split_events(chunk) if self._passes(event))
 
     def take_held(self) -> bytes:
-        """Move all but the closing events out of memory."""
-        data = self.held_data()
-        boundary = BOUNDARY.search(data, max(0, len(data) - CLOSING_BYTES))
-        cut = boundary.end() if boundary else 0
-        self.held = [data[cut:]] if cut < len(data) else []
-        self.held_bytes = len(data) - cut
-        return data[:cut]
+        """Move it out of memory."""
+        data, self.held, self.held_bytes = self.held_data(), [], 0
+        return data
 
     def held_data(self) -> bytes:
         """What is still in memory, in order."""
         return b"".join(self.held)
 
-    def ending(self) -> Ending:
-        """Usage and finish reason, from the last events."""
-        ending = Ending()
-        if self.usage_event is not None:
-            ending.usage = read_usage(self.usage_event.get("usage"))
-        for chunk in reversed(self.held[-CLOSING_CHUNKS:]):
-            for event in reversed(list(split_events(chunk))):
-                parsed = event_json(event)
-                if parsed is None:
-                    continue
-                ending.usage = ending.usage or read_usage(parsed.get("usage"))
-                ending.finish_reason = ending.finish_reason or finish_reason_of(parsed)
-            if ending.finish_reason and ending.usage:
-                break
-        return ending
+    def _whole_events(self, chunk: bytes) -> bytes:
+        """Everything up to the last boundary; the rest waits. Only what is new is searched."""
+        searched = self._edge + chunk
+        end = max((found.end() for found in BOUNDARY.finditer(searched)), default=0)
+        if end <= len(self._edge):  # a boundary ends in the new bytes, or there is none
+            self._keep(chunk)
+            return b""
+        cut = end - len(self._edge)
+        whole = b"".join([*self._rest, chunk[:cut]])
+        self._rest, self._rest_bytes, self._edge = [], 0, b""
+        if cut < len(chunk):
+            self._keep(chunk[cut:])
+        return whole
 
-    def _keep_rest(self, chunk: bytes) -> bytes:
-        end = 0
-        for boundary in BOUNDARY.finditer(chunk):
-            end = boundary.end()
-        self._rest = chunk[end:]
-        if len(self._rest) > EVENT_BYTES:
+    def _keep(self, piece: bytes) -> None:
+        self._rest.append(piece)
+        self._rest_bytes += len(piece)
+        self._edge = (self._edge + piece)[-EDGE_BYTES:]
+        if self._rest_bytes > EVENT_BYTES:
             raise UpstreamBroken("The upstream sent an event that never ends.")
-        return chunk[:end]
 
     def _passes(self, event: bytes) -> bool:
         if self.done or event_data(event) == b"[DONE]":
@@ -111,15 +103,21 @@ class StreamWatch:
             return True
         if parsed.get("error") and not parsed.get("choices"):
             raise UpstreamBroken(_error_message(parsed["error"]), code="upstream_stream_error")
-        if parsed.get("usage") and parsed.get("choices") == []:
+        self._note(parsed)
+        if isinstance(parsed.get("usage"), dict) and parsed.get("choices") == []:
             self.usage_event = parsed
             return False
         return True
 
+    def _note(self, event: Mapping[str, Any]) -> None:
+        usage = read_usage(event.get("usage"))
+        self.ending.usage = usage or self.ending.usage
+        self.ending.finish_reason = finish_reason_of(event) or self.ending.finish_reason
 
-def require_end(watch: StreamWatch, ending: Ending) -> None:
+
+def require_end(watch: StreamWatch) -> None:
     """Raise UpstreamCut unless the stream really ended: a finish reason, then `[DONE]`."""
-    if not watch.done or ending.finish_reason is None:
+    if not watch.done or watch.ending.finish_reason is None:
         raise UpstreamCut("The upstream's stream stopped before its end.")
 
 
@@ -127,9 +125,9 @@ def stream_head(out: bytes) -> str | None:
     """The id that the upstream gave the stream, from its first events."""
     for event in split_events(out):
         parsed = event_json(event)
-        if parsed is not None:
-            identifier = parsed.get("id")
-            return identifier if isinstance(identifier, str) else None
+        identifier = parsed.get("id") if parsed is not None else None
+        if isinstance(identifier, str):
+            return identifier
     return None
 
 

@@ -32,9 +32,9 @@ def completed_response(body: bytes) -> bytes:
         return body
     try:
         completed = assemble(body)
-    except _Unreadable:
-        return body
-    return body if completed is None else orjson.dumps(completed)
+        return body if completed is None else orjson.dumps(completed)
+    except (_Unreadable, RecursionError, TypeError, ValueError, AttributeError):
+        return body  # orjson reads deeper than it writes; pieces may be of unexpected types
 
 
 def assemble(body: bytes) -> Object | None:

@@ -11,6 +11,7 @@ import orjson
 from gateway.events import event_json, split_events
 
 BYTES_PER_TOKEN = 4
+MOST_TOKENS = 2**40
 SPOKEN = (
     "content", "text", "refusal", "reasoning_content", "reasoning", "name", "arguments",
     "function", "tool_calls", "function_call",
@@ -32,15 +33,19 @@ class Usage:
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Usage from an answer's `usage` object; None if there is none. An explicit 0 stays 0."""
+    """Usage from an answer's `usage` object; None if there is none that makes sense.
+
+    An explicit 0 stays 0. An answer without `completion_tokens` (embeddings) has none.
+    """
     if not isinstance(usage, Mapping):
         return None
     input_tokens = _count(usage, "prompt_tokens")
-    if input_tokens is None:
+    output_tokens = _count(usage, "completion_tokens") if "completion_tokens" in usage else 0
+    if input_tokens is None or output_tokens is None:
         return None
     return Usage(
         input_tokens=input_tokens,
-        output_tokens=_count(usage, "completion_tokens") or 0,
+        output_tokens=output_tokens,
         cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
         reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
     )
@@ -115,7 +120,11 @@ def _token_ids(value: Any) -> int:
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
     value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
+        return value
+    return None
 
 
 def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:

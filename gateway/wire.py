@@ -92,9 +92,10 @@ def upstream_body(body: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 
 def cap_output(body: dict[str, Any], most: int) -> None:
-    """Lower the body's limit on output tokens to `most`, or set it."""
-    limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    body[limit] = min(body.get(limit) or most, most)
+    """Lower the body's limits on output tokens to `most`, or set one."""
+    given = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name)]
+    for name in given or ["max_tokens"]:
+        body[name] = min(body.get(name) or most, most)
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
@@ -274,6 +275,7 @@ _SAMPLING: dict[str, Check] = {
     "frequency_penalty": _number(-2, 2),
     "n": _choices,
     "max_tokens": _integer(1, MAX_TOKENS),
+    "max_completion_tokens": _integer(1, MAX_TOKENS),
     "seed": _integer(-(2**63), 2**63 - 1),
     "stop": _stop,
     "logit_bias": _of(dict),
@@ -281,7 +283,6 @@ _SAMPLING: dict[str, Check] = {
 CHAT: dict[str, Check] = {
     **_SAMPLING,
     "messages": _messages,
-    "max_completion_tokens": _integer(1, MAX_TOKENS),
     "logprobs": _of(bool),
     "top_logprobs": _integer(0, 20),
     "tools": _of(list),

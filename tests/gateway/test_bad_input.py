@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.gateway_process import GatewayProcess
+from tests.gateway_process import GatewayProcess, configuration
 
 CHAT = "/v1/chat/completions"
 GOOD = b'{"model":"chat","messages":[{"role":"user","content":"hi"}]}'
@@ -218,3 +218,65 @@ async def test_endpoints_that_are_not_offered_say_so(client, path):
 async def test_unknown_paths_want_a_key_first(gateway, path):
     async with aiohttp.ClientSession(gateway.url) as session, session.get(path) as response:
         assert response.status == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/models", CHAT, "/health/live"])
+def test_head_gets_no_body(gateway, path):
+    head = f"HEAD {path} HTTP/1.1\r\nHost: t\r\n\r\n".encode()
+    after = b"GET /health/live HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+    answer = raw(gateway, head + after)
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert answer.split(b"\r\n\r\n", 1)[1].startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_an_upgrade_is_ignored_and_its_body_stays_a_body(gateway, pause):
+    inner = request(gateway, GOOD)
+    extra = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    head, _, body = request(gateway, inner, *extra).partition(b"\r\n\r\n")
+    address = ("127.0.0.1", gateway.given["server"]["port"])
+    with socket.create_connection(address, timeout=5) as client:
+        client.sendall(head + b"\r\n\r\n")
+        time.sleep(pause)
+        client.sendall(body)
+        client.settimeout(1.0)
+        answer = client.recv(65536)
+    assert answer.count(b"HTTP/1.1 ") == 1 and status_of(answer) == 400  # the body is not JSON
+    good = raw(gateway, request(gateway, GOOD, *extra))
+    assert status_of(good) == 200
+
+
+async def test_the_cap_on_output_tokens_holds_for_every_field(client, upstream):
+    for path, body in (
+        ("/v1/completions", {"model": "engine", "prompt": "x"}),
+        (CHAT, {"model": "engine", "messages": [{"role": "user", "content": "x"}]}),
+    ):
+        limits = {"max_tokens": 100_000, "max_completion_tokens": 1}
+        async with client.post(path, json={**body, **limits}) as response:
+            assert response.status == 200
+        sent = upstream.calls()[-1]["body"]
+        assert sent["max_tokens"] <= 50 and sent["max_completion_tokens"] == 1
+        async with client.post(path, json={**body, "max_completion_tokens": "x"}) as response:
+            assert response.status == 400
+
+
+async def test_prompt_fields_are_refused_while_there_is_no_registry(client):
+    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}], "prompt_id": "p"}
+    async with client.post(CHAT, json=body) as response:
+        assert (await response.json())["error"]["code"] == "not_supported"
+
+
+async def test_refusals_do_not_grow_a_full_spool(upstream, tmp_path):
+    given = configuration(upstream.url, log={"spool_bytes": 65536, "segment_bytes": 4096})
+    gateway = GatewayProcess(tmp_path / "home", given).start()
+    try:
+        async with aiohttp.ClientSession(gateway.url) as session:
+            for _ in range(300):
+                async with session.post(
+                    CHAT, data=GOOD, headers={"authorization": "x"}
+                ) as response:
+                    assert response.status in (401, 503)
+        held = sum(path.stat().st_size for path in gateway.settings.spool_dir.glob("*.seg"))
+        assert held < 2 * 65536
+    finally:
+        gateway.stop()

@@ -58,6 +58,17 @@ def test_a_bad_file_keeps_the_old_one_and_says_so(tmp_path):
     assert live.error is None and live.current.config_hash != old.config_hash
 
 
+def test_a_file_that_is_no_text_keeps_the_old_one(tmp_path):
+    path = tmp_path / "g.yaml"
+    path.write_text(GOOD)
+    live = Live(path, {})
+    for content in (b"\xff\xfe", b"[" * 5000, b"a: !!binary x"):
+        path.write_bytes(content)
+        assert live.reload_if_changed() is False
+        assert live.error
+    assert live.current.config_hash
+
+
 def test_secrets_are_made_once_and_never_shown(tmp_path):
     settings = load_settings({"LLMOPS_HOME": str(tmp_path), "LLMOPS_DATABASE_URL": "pg://u:pw@h/d"})
     assert settings.key_digest_secret() == settings.key_digest_secret()

@@ -75,7 +75,15 @@ def test_hosted_models_default_to_litellms_table():
     assert table.rates("*", "nobody-knows").version.startswith("unpriced-")
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "3"}, {"prompt_tokens": True}, 5])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None, {}, {"prompt_tokens": "3"}, {"prompt_tokens": True}, 5,
+        {"prompt_tokens": 2**64, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": None},
+        {"prompt_tokens": 1, "completion_tokens": -1},
+    ],
+)  # fmt: skip
 def test_what_is_no_usage_is_none(usage):
     assert read_usage(usage) is None
 

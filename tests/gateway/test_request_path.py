@@ -9,6 +9,8 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
+from tests.gateway_process import GatewayProcess, configuration
+
 CHAT = "/v1/chat/completions"
 
 
@@ -312,3 +314,28 @@ async def test_a_key_may_switch_bodies_off_or_redact_them(gateway, upstream):
         assert b"example.org" not in row.request + row.response
         assert bool(row.request) is (bodies == "redact")
         assert row.meta["output_tokens"] > 0
+
+
+async def test_a_client_that_leaves_while_a_large_body_is_parsed_calls_nobody(own_limits, upstream):
+    gateway = own_limits
+    body = chat("chat,tokens=60,paced-ms=50", stream=True)
+    body["messages"] = [{"role": "user", "content": "x" * 900} for _ in range(1000)]
+    data = orjson.dumps(body)
+    headers = {"authorization": f"Bearer {gateway.key}", "content-type": "application/json"}
+    for pause in (0.0, 0.005, 0.02):
+        async with aiohttp.ClientSession(gateway.url, headers=headers) as session:
+            task = asyncio.create_task(session.post(CHAT, data=data).__aenter__())
+            await asyncio.sleep(pause)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(1.0)
+    assert all(call["aborted"] for call in upstream.calls() if not call["finished"])
+    assert not [call for call in upstream.calls() if call["finished"] and call["events"] > 50]
+
+
+@pytest.fixture
+def own_limits(upstream, tmp_path):
+    upstream.reset()
+    gateway = GatewayProcess(tmp_path / "home", configuration(upstream.url)).start()
+    yield gateway
+    gateway.stop()

@@ -150,3 +150,10 @@ json_values = st.recursive(
 def test_no_json_crashes_it(values: list[Any]) -> None:
     body = b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in values)
     assert isinstance(completed_response(body), bytes)
+
+
+def test_an_event_deeper_than_json_is_written_is_kept_as_it_came():
+    deep = b'data: {"object":"chat.completion.chunk","choices":[{"index":0,"x":%b}]}\n\n' % (
+        b"[" * 300 + b"]" * 300
+    )
+    assert completed_response(deep) == deep
