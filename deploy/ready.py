@@ -2,7 +2,10 @@
 
 import json
 import shlex
+import shutil
+import sys
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -13,6 +16,8 @@ from gateway.settings import Settings
 
 ASK_SECONDS = 1.0
 KEY_FILE = "secrets/dev.key"
+NO_MODEL = "MODEL"
+NEXT = ("status", "logs tail", "costs", "down")
 QUESTION = "What is the capital of France?"
 
 
@@ -32,10 +37,21 @@ def print_ready(
         "Try it:",
         curl(gateway, key, model),
         "",
-        "llmops status | llmops logs tail | llmops costs | llmops down",
+        f"Then: {', '.join(f'{command()} {what}' for what in NEXT)}",
     ]
+    if model == NO_MODEL:
+        lines.insert(1, "The upstream does not list its models: is its URL right, with its /v1?")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def command() -> str:
+    """How this command is called here: its name, or its path where the name leads nowhere."""
+    if shutil.which("llmops"):
+        return "llmops"
+    beside = Path(sys.executable).with_name("llmops")
+    here = Path.cwd()
+    return str(beside.relative_to(here)) if beside.is_relative_to(here) else str(beside)
 
 
 def curl(gateway: str, key: str, model: str) -> str:
@@ -50,7 +66,7 @@ def chat_model(configuration: Configuration, gateway: str, key: str) -> str:
     """A model that can chat: the first that is configured, else the first that is served."""
     vectors = configuration.embeddings.models if configuration.embeddings else {}
     named = [name for name in configuration.models if name != WILDCARD and name not in vectors]
-    return named[0] if named else first_served(gateway, key) or "MODEL"
+    return named[0] if named else first_served(gateway, key) or NO_MODEL
 
 
 def first_served(gateway: str, key: str) -> str | None:

@@ -23,7 +23,7 @@ from gateway.models import list_models, one_model
 from gateway.request_lookup import RequestLookup
 from gateway.request_path import ENDPOINTS, InferenceEndpoint, Services
 
-PUBLIC = frozenset(("/health/live", "/health/ready", "/docs", "/openapi.json"))
+PUBLIC = frozenset(("/health/live", "/health/ready"))
 UNSUPPORTED = (
     "/v1/assistants", "/v1/audio", "/v1/batches", "/v1/files", "/v1/fine_tuning", "/v1/images",
     "/v1/messages", "/v1/moderations", "/v1/realtime", "/v1/responses", "/v1/threads",
@@ -81,7 +81,7 @@ class DataPlane:
 
 def rest_app(parts: Parts) -> FastAPI:
     """Everything that is not inference: models, feedback, look-ups, health, documentation."""
-    app = FastAPI(title="LLMOps gateway", docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="LLMOps gateway", openapi_url=None)  # OpenAI's API is documented by OpenAI
     app.state.feedback = parts.feedback
     app.include_router(feedback_router())
     app.add_exception_handler(GatewayError, _render)

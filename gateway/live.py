@@ -27,7 +27,8 @@ def snapshot(configuration: Configuration, secrets: Mapping[str, str]) -> Snapsh
     for alias, model in configuration.models.items():
         if model.tokenizer is not None and find_spec("tokenizers") is None:
             raise ConfigurationError(
-                f"models.{alias}.tokenizer: needs a package: pip install 'llmops[tokens]'"
+                f"models.{alias}.tokenizer: the package tokenizers is missing; "
+                "pip install -c constraints.txt -e '.[tokens]'"
             )
     routes = Routes(configuration, PriceTable(configuration), secrets)
     return Snapshot(configuration, routes, configuration.config_hash)

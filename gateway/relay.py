@@ -121,9 +121,10 @@ class Relay:
             "choices": [],
             "usage": {},
         }
-        usage = {**event["usage"], "cost": orjson.Fragment(usd_text(record.cost_nano_usd))}
+        usage = dict(event["usage"])
         if record.usage_source == "estimated":
             usage["prompt_tokens"] = record.input_tokens
             usage["completion_tokens"] = record.output_tokens
             usage["total_tokens"] = (record.input_tokens or 0) + (record.output_tokens or 0)
+        usage["cost"] = orjson.Fragment(usd_text(record.cost_nano_usd))
         return encode_event({**event, "usage": usage})

@@ -60,12 +60,16 @@ def tail(
     console = Console(width=max(Console().width, TAIL_WIDTH))
     _print_tail(console, rows, header=True)
     seen = {row["request_id"] for row in rows}
+    newest = max((row["ts"] for row in reader.rows(columns=("ts",), limit=1)), default=None)
     try:
         while follow:
             time.sleep(POLL_SECONDS)
             start = int((time.time() - LATE_SECONDS) * 1_000_000)
             condition = "ts >= make_timestamptz(?)"
             found = reader.rows(condition, [start], columns=TAIL_COLUMNS, order="ts")
+            if newest is not None:  # what was there before and is not shown, was not asked for
+                seen |= {row["request_id"] for row in found if row["ts"] <= newest}
+                newest = None
             fresh = [row for row in found if row["request_id"] not in seen]
             seen |= {row["request_id"] for row in fresh}
             _print_tail(console, fresh, header=False)

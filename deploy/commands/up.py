@@ -13,7 +13,7 @@ from rich.markup import escape
 from deploy import configuration_file
 from deploy.display import display_for
 from deploy.keeper import KeeperError
-from deploy.local import StackError, bring_up
+from deploy.local import StackError, bring_up, refuse_second
 from deploy.parts import Part, parts_of
 from deploy.ready import print_ready
 from deploy.stack import Stack, load_stack
@@ -66,6 +66,7 @@ def up(
         if upstream_key_env:
             light["api_key_env"] = upstream_key_env
     try:
+        refuse_second(settings.home)  # before a file is written that a running stack would read
         plan = make_plan(settings, config, engine, light, (port, admin_port))
         key = start(console, settings, plan)
     except StartupFailed as failure:

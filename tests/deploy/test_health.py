@@ -15,10 +15,11 @@ def _answering(data: bytes) -> tuple[socket.socket, int]:
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        connection, _ = server.accept()
-        with connection, contextlib.suppress(OSError):
-            connection.recv(1000)
-            connection.sendall(data)
+        with contextlib.suppress(OSError):  # nobody asked, or nobody waited for the answer
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(data)
 
     threading.Thread(target=serve, daemon=True).start()
     return server, server.getsockname()[1]
