@@ -148,3 +148,41 @@ async def test_a_slow_reader_costs_little_memory(own):
 def _resident(pid: int) -> int:
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
+
+
+async def test_workers_share_a_port_and_a_revoked_key_stops_on_all(upstream, tmp_path):
+    given = configuration(upstream.url)
+    workers = [GatewayProcess(tmp_path / "home", given) for _ in range(2)]
+    first = workers[0]
+    try:
+        for worker in workers:
+            worker.start()
+        connector = aiohttp.TCPConnector(force_close=True)
+        headers = {"authorization": f"Bearer {first.key}"}
+        async with aiohttp.ClientSession(first.url, headers=headers, connector=connector) as client:
+
+            async def statuses(count: int) -> set[int]:
+                found = set()
+                for _ in range(count):
+                    async with client.post(CHAT, json=chat("chat")) as response:
+                        found.add(response.status)
+                return found
+
+            while len(writers(first)) < 2:  # the first answers for both; each has a spool segment
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.0)
+            assert await statuses(60) == {200}
+            assert len(writers(first, at_least=5000)) == 2
+            first.keys.block(first.key, actor="test")
+            await asyncio.sleep(1.0)
+            assert await statuses(60) == {401}
+    finally:
+        for worker in workers:
+            worker.stop()
+    assert len(first.finals()) == 120
+
+
+def writers(gateway: GatewayProcess, at_least: int = 0) -> set[str]:
+    """The workers that have written so many bytes into the spool."""
+    segments = gateway.settings.spool_dir.glob("*.seg")
+    return {path.stem.rpartition("-")[0] for path in segments if path.stat().st_size >= at_least}
