@@ -2,6 +2,7 @@
 (`gateway.request_path`) fill it in; the ledger settles it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Inference:
         part: where the log keeps an answer that is too long for memory.
         dropped_bytes: length of the answer's text that neither memory nor a file holds any more.
         own_seconds: time that the gateway itself spent on it.
+        on_close: what its client's going away does; the connection may by now watch another's.
         settled: it is priced, logged and counted; that happens once.
     """
 
@@ -37,6 +39,7 @@ class Inference:
     target: Target | None = None
     part: Part | None = None
     dropped_bytes: int = 0
+    on_close: Callable[[], object] | None = None
     own_seconds: float = 0.0
     settled: bool = False
 

@@ -9,7 +9,7 @@ columns hold any Unicode, NUL included; a body that is not UTF-8 is kept as Base
 import base64
 import math
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ _MAX_INT = 2**63 - 1
 _MAX_NANO = 10**18 - 1
 _MAX_TS = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1_000_000
 _DAY_US = 86_400 * 1_000_000
-_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 TEXT, INTEGER, FLOAT, BOOLEAN = "text", "integer", "float", "boolean"
 MONEY, TIME, DAY, JSON, BODY = "money", "time", "day", "json", "body"

@@ -48,6 +48,11 @@ class Connection:
         self.closed = False
         self.on_close: Callable[[], object] | None = None
 
+    def unwatch(self, on_close: Callable[[], object] | None) -> None:
+        """Stop telling `on_close`. The connection may already serve a request that came after."""
+        if self.on_close is on_close:
+            self.on_close = None
+
     def lose(self) -> None:
         """The client is gone: tell whoever works for it."""
         self.closed = True

@@ -37,11 +37,11 @@ class Relay:
             await self._forward()
             ended = time.perf_counter()
             require_end(watch)
+            usage = watch.ending.usage or await self._ledger.estimate(work, watch.held_data())
         except BaseException as error:
             await self._settle_interrupted(error)
             raise
         work.record.finish_reason = watch.ending.finish_reason
-        usage = watch.ending.usage or await self._ledger.estimate(work, watch.held_data())
         self._ledger.price(work, usage)
         work.spend(ended)
         gone = work.exchange.connection.closed
@@ -66,19 +66,13 @@ class Relay:
                 return
             out = watch.feed(chunk)
             if out:
-                if work.record.upstream_id is None:
-                    self._note_first(out)
+                if work.record.ttft_ms is None and b"data:" in out:  # comments are no answer
+                    work.record.ttft_ms = work.elapsed_ms()
+                    work.record.upstream_id = stream_head(out)
                 if not exchange.connection.closed:
                     await exchange.write(out)
             if watch.held_bytes > (REDACTED_BYTES if redacted else HELD_BYTES):
                 self._ledger.keep_part(work, watch.take_held())
-
-    def _note_first(self, out: bytes) -> None:
-        """The upstream's id and the time of the first event; comments are neither."""
-        record = self._work.record
-        if record.ttft_ms is None and b"data:" in out:
-            record.ttft_ms = self._work.elapsed_ms()
-        record.upstream_id = stream_head(out)
 
     async def _read_to_end(self) -> None:
         """Give the upstream a moment to end its answer, so that its connection can be kept."""

@@ -108,7 +108,7 @@ class InferenceEndpoint:
             await self._fail(work, GatewayError("The gateway could not finish the request."))
         finally:
             ledger.in_flight -= 1
-            work.exchange.connection.on_close = None
+            work.exchange.connection.unwatch(work.on_close)
 
     async def serve(self, work: Inference) -> None:
         """The path, top to bottom."""
@@ -177,7 +177,7 @@ class InferenceEndpoint:
         if work.target.upstream.on_disconnect == "cancel":
             task = asyncio.current_task()
             assert task is not None
-            work.exchange.connection.on_close = task.cancel
+            work.on_close = work.exchange.connection.on_close = task.cancel
         work.spend(started)
         return call
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
+from gateway.protocol import Connection
 from tests.gateway_process import GatewayProcess, configuration
 
 CHAT = "/v1/chat/completions"
@@ -339,3 +340,19 @@ def own_limits(upstream, tmp_path):
     gateway = GatewayProcess(tmp_path / "home", configuration(upstream.url)).start()
     yield gateway
     gateway.stop()
+
+
+def test_a_finished_request_does_not_blind_the_next_one_on_its_connection():
+    connection, told = Connection(), []
+
+    def first() -> None:
+        told.append("first")
+
+    def second() -> None:
+        told.append("second")
+
+    connection.on_close = first
+    connection.on_close = second  # the next request came while the first was winding up
+    connection.unwatch(first)
+    connection.lose()
+    assert told == ["second"]
