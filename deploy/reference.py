@@ -105,6 +105,8 @@ def _type(annotation: Any) -> str:
         return f"{_type(inner[0])} or None"
     if hasattr(annotation, "__metadata__"):
         return _type(annotation.__origin__)
+    if getattr(annotation, "__origin__", None) is tuple:
+        return f"list of {_type(inner[0])}"
     text = str(annotation) if get_args(annotation) else annotation.__name__
     text = re.sub(r"Annotated\[(\w+),.*?\)\]", r"\1", text)
     text = re.sub(r"typing\.|pathlib\.|decimal\.|_local\.", "", text)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from deploy.engine_model import MODELS
-from gateway.configuration import Configuration, ConfigurationError, Section, load_configuration
+from gateway.configuration import Configuration, ConfigurationError, load_configuration
+from gateway.section import Section
 
 LOOPBACK = "127.0.0.1"
 

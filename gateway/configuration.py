@@ -7,25 +7,20 @@ Secrets never stand in the file: where one is needed the file names an environme
 import hashlib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import orjson
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, model_validator
+from pydantic import Field, FilePath, ValidationError, model_validator
+
+from gateway.embedding_configuration import Embeddings
+from gateway.section import Name, Section, Url, Usd
 
 WILDCARD = "*"
-Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s\x00-\x1f]+$")]
 
 
 class ConfigurationError(ValueError):
     """The file cannot be used; the message has one line for each mistake, with its key's path."""
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, and an unknown key is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Listen(Section):
@@ -116,16 +111,19 @@ class Upstream(Section):
         engine: `vllm` is sent our request id and a cache salt for each tenant.
         on_disconnect: when the client goes away, `cancel` the upstream or `drain` it.
         stream_usage: ask for usage on streams (`stream_options.include_usage`).
+        replicas: addresses of every replica behind `url`, each up to and with `/v1`: adapters are
+            loaded on all of them; `url` itself by default.
         tell_tenant: send the tenant in `x-llmops-tenant` (the embedding server keys by it).
         connections: open connections at most, per worker.
     """
 
     kind: Literal["openai", "litellm"] = "openai"
-    url: str = Field(pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    url: Url
     api_key_env: str | None = None
     engine: Literal["vllm", "generic"] = "generic"
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     stream_usage: bool = True
+    replicas: tuple[Url, ...] = ()
     tell_tenant: bool = False
     connections: int = Field(256, ge=1)
     timeouts: Timeouts = Timeouts()
@@ -247,41 +245,6 @@ class Log(Section):
     retain_days: int | None = Field(None, ge=1)
 
 
-class EmbeddingModel(Section):
-    """A model of the embedding server.
-
-    Attributes:
-        source: `sentence_transformers` computes here; `upstream` asks another server.
-        path: folder of the model's files; the packaged all-MiniLM-L6-v2 by default.
-        url, api_key_env, model: the other server, its key's variable, and its model name.
-        dimensions: length of its vectors.
-    """
-
-    source: Literal["sentence_transformers", "upstream"] = "sentence_transformers"
-    path: Path | None = None
-    url: str | None = None
-    api_key_env: str | None = None
-    model: str | None = None
-    dimensions: int = Field(384, ge=1)
-
-
-class Embeddings(Section):
-    """The embedding server: models, and their cache in Feast on Redis.
-
-    Attributes:
-        host: address to listen on.
-        port: its port.
-        redis_url: Feast's online store.
-        ttl_seconds: how long a vector is kept.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = Field(4010, ge=0, le=65535)
-    redis_url: str = "redis://127.0.0.1:6390/0"
-    ttl_seconds: int = Field(7 * 24 * 3600, ge=1)
-    models: dict[Name, EmbeddingModel] = {"all-MiniLM-L6-v2": EmbeddingModel()}
-
-
 class LiteLLMProvider(Section):
     """One model that the LiteLLM process serves.
 
@@ -325,6 +288,16 @@ class Traces(Section):
     bodies: bool = True
 
 
+class MLflow(Section):
+    """The MLflow server that keeps training runs and the model registry.
+
+    Attributes:
+        tracking_uri: its address, such as `http://127.0.0.1:5000`; none: no training here.
+    """
+
+    tracking_uri: str | None = None
+
+
 class Configuration(Section):
     """The whole file. `stack` belongs to the local stack and is checked there."""
 
@@ -338,6 +311,7 @@ class Configuration(Section):
     embeddings: Embeddings | None = None
     litellm: LiteLLM | None = None
     traces: Traces = Traces()
+    mlflow: MLflow = MLflow()
     stack: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -11,8 +11,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
+import evals.verdicts  # noqa: F401 - declares a table
 import gateway.feedback
-import gateway.keys  # noqa: F401 - both declare tables
+import gateway.keys
+import gateway.splits  # noqa: F401
+import pipelines.tables  # noqa: F401
 from deploy.migrations import HERE, head, revision, upgrade
 from gateway.database import Base, open_database
 from tests.gateway_process import ROOT

@@ -104,6 +104,7 @@ def configuration(ports: dict[str, int]) -> dict[str, object]:
     content["embeddings"]["port"] = ports["embeddings"]
     content["embeddings"]["redis_url"] = f"redis://127.0.0.1:{ports['redis']}/0"
     content["traces"]["endpoint"] = f"http://127.0.0.1:{ports['mlflow']}/v1/traces"
+    content["mlflow"]["tracking_uri"] = f"http://127.0.0.1:{ports['mlflow']}"
     for part in ("engine", "redis", "mlflow"):
         content["stack"][part]["port"] = ports[part]
     models = os.environ.get("LLMOPS_TEST_MODELS") or str(ROOT / ".llmops" / "models")

@@ -1,0 +1,173 @@
+"""Tables of the lifecycle: runs, data sets, trainings, model versions, experiments, promotions.
+
+Together they hold the chain of ids from a piece of feedback to a moved alias:
+
+    feedback, request ◀─ dataset_example ─▶ dataset ◀─ training ◀─ model_version ◀─ experiment
+                                                          run ─▶ (each of these)   promotion ─▶ …
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gateway.database import Base, JsonText, Utc
+
+ONE_UNDER_WAY = text("state = 'running'")
+
+
+class DatasetRow(Base):
+    """A frozen data set. Its id is the first 32 hex digits of its manifest's SHA-256."""
+
+    __tablename__ = "dataset"
+
+    dataset_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    manifest: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+
+
+class DatasetExampleRow(Base):
+    """One row of a data set: the request and the feedback that it was made from."""
+
+    __tablename__ = "dataset_example"
+    __table_args__ = (
+        Index("ix_dataset_example_request_id", "request_id"),
+        Index("ix_dataset_example_feedback_id", "feedback_id"),
+    )
+
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("dataset.dataset_id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    part: Mapped[str] = mapped_column(String(16))
+    request_id: Mapped[str] = mapped_column(String(36))
+    feedback_id: Mapped[str] = mapped_column(String(36))
+
+
+class TrainingRow(Base):
+    """A finished training. `training_id` is the MLflow run's id."""
+
+    __tablename__ = "training"
+    __table_args__ = (
+        Index("ix_training_dataset_id", "dataset_id"),
+        Index("ix_training_adapter", "adapter"),
+    )
+
+    training_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("dataset.dataset_id"))
+    base_model: Mapped[str] = mapped_column(String(256))
+    base_digest: Mapped[str] = mapped_column(String(64))
+    adapter: Mapped[str] = mapped_column(String(128))
+    adapter_digest: Mapped[str] = mapped_column(String(64))
+    adapter_path: Mapped[str] = mapped_column(Text)
+    configuration: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    metrics: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    git_sha: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Utc)
+
+
+class ModelVersionRow(Base):
+    """A version in MLflow's registry, and what it was made of and judged by.
+
+    `verdict_id` is None only for one that was registered with `unjudged` said aloud.
+    """
+
+    __tablename__ = "model_version"
+    __table_args__ = (Index("ix_model_version_adapter", "adapter"),)
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    version: Mapped[str] = mapped_column(String(16), primary_key=True)
+    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"))
+    verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
+    adapter: Mapped[str] = mapped_column(String(128))
+    adapter_path: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+
+
+class RunRow(Base):
+    """One pass of the train pipeline; one per model is under way at a time.
+
+    `state`: running, finished, failed, interrupted. `stage` is the one it is in, or ended in.
+    """
+
+    __tablename__ = "run"
+    __table_args__ = (
+        Index(
+            "uq_run_under_way",
+            "name",
+            unique=True,
+            sqlite_where=ONE_UNDER_WAY,
+            postgresql_where=ONE_UNDER_WAY,
+        ),
+    )
+
+    run_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str] = mapped_column(String(32))
+    message: Mapped[str | None] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    dataset_id: Mapped[str | None] = mapped_column(String(32))
+    training_id: Mapped[str | None] = mapped_column(String(32))
+    verdict_id: Mapped[str | None] = mapped_column(String(36))
+    version: Mapped[str | None] = mapped_column(String(16))
+    git_sha: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class ExperimentRow(Base):
+    """An experiment on live traffic; one per alias is under way at a time.
+
+    `state`: running, promoted, held, rolled_back, stopped. `arms` and `plan` are as it began;
+    `version` is the candidate's, None where both arms are the same (A/A).
+    """
+
+    __tablename__ = "experiment"
+    __table_args__ = (
+        Index(
+            "uq_experiment_under_way",
+            "alias",
+            unique=True,
+            sqlite_where=ONE_UNDER_WAY,
+            postgresql_where=ONE_UNDER_WAY,
+        ),
+        Index("ix_experiment_model_version", "name", "version"),
+    )
+
+    experiment_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(128))
+    version: Mapped[str | None] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    arms: Mapped[list[dict[str, Any]]] = mapped_column(JsonText)
+    plan: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
+    message: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class PromotionRow(Base):
+    """A move of a model's champion, forwards (`promote`) or back (`rollback`).
+
+    The traffic moves in this row's own transaction; `state` is `moving` until MLflow's aliases
+    have followed, then `done`. A version of None is the plain base model.
+    """
+
+    __tablename__ = "promotion"
+    __table_args__ = (Index("ix_promotion_name", "name"),)
+
+    promotion_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    alias: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(128))
+    from_version: Mapped[str | None] = mapped_column(String(16))
+    to_version: Mapped[str | None] = mapped_column(String(16))
+    experiment_id: Mapped[str | None] = mapped_column(ForeignKey("experiment.experiment_id"))
+    verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
+    actor: Mapped[str] = mapped_column(String(256))
+    reason: Mapped[str | None] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(Utc)
