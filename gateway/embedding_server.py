@@ -20,11 +20,11 @@ import orjson
 from gateway.configuration import (
     Configuration,
     ConfigurationError,
-    EmbeddingModel,
     Limits,
     load_configuration,
 )
 from gateway.embedding_cache import EmbeddingCache
+from gateway.embedding_configuration import EmbeddingModel
 from gateway.embedding_request import EmbeddingRequest, parse_request
 from gateway.embedding_service import Embedder, EmbeddingService, Found
 from gateway.embedding_upstream import UpstreamModel
