@@ -255,7 +255,12 @@ def test_many_rows_take_few_queries(log, monkeypatch):
     log.ship()
     reader, queries = log.reader(), []
     plain = reader.rows
-    monkeypatch.setattr(reader, "rows", lambda *a, **k: queries.append(a) or plain(*a, **k))
+
+    def counted(*given, **named):
+        queries.append(given)
+        return plain(*given, **named)
+
+    monkeypatch.setattr(reader, "rows", counted)
     found = collect(reader, log.database, SELECTION)
     assert len(found.examples) == size
     assert len(queries) == 6
