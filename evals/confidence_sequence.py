@@ -5,14 +5,14 @@ experiment stopped because of what is seen: the chance that it *ever* leaves out
 at most alpha. There is no minimum size, no normal approximation and no assumption on the values'
 distribution but their bounds.
 
-How: somebody bets fairly against the claim that a mean is `m`. With an alternative `p` the stake is
-multiplied by `x p/m + (1-x)(1-p)/(1-m)` at each value `x`. If the mean is `m`, that is 1 on average,
-so the wealth W(m) grows beyond 1/alpha with a chance of at most alpha (Ville's inequality). The
-interval is what was not refuted so: {m: W(m) < 1/alpha}. See Waudby-Smith and Ramdas, "Estimating
-means of bounded random variables by betting", JRSS-B 2024. The stake is spread evenly over a fixed
-set of alternatives (a universal portfolio: Orabona and Jun, "Tight concentrations and confidence
-sequences from the regret of universal portfolio", IEEE Trans. Inf. Theory 2024), so nothing is
-tuned, and the order of the values does not matter.
+How: somebody bets fairly against the claim that a mean is `m`. With an alternative `p` the stake
+is multiplied by `x p/m + (1-x)(1-p)/(1-m)` at each value `x`. If the mean is `m`, that is 1 on
+average, so the wealth W(m) ever grows beyond 1/alpha with a chance of at most alpha (Ville).
+The interval is what was not refuted so: {m: W(m) < 1/alpha}. See Waudby-Smith and Ramdas,
+"Estimating means of bounded random variables by betting", JRSS-B 2024. The stake is spread evenly
+over a fixed set of alternatives (a universal portfolio: Orabona and Jun, "Tight concentrations and
+confidence sequences from the regret of universal portfolio", IEEE Trans. Inf. Theory 2024), so
+nothing is tuned, and the order of the values does not matter.
 
 For two arms the wealths are multiplied: W(m, m') = W(m) W(m'). That is a fair bet too, in whatever
 order and share the arms' values come, and it needs about half the values that two intervals side

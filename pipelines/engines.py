@@ -1,0 +1,84 @@
+"""The engines behind the aliases: where their replicas are, and which adapters each must serve.
+
+Wanted is what answers now (the arms of every split), what is on trial, and the champion before this
+one, so that a rollback finds it loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.splits import all_splits
+from pipelines.champion import Services, adapter_of, champion_of, running_experiments
+from pipelines.installation import Installation
+from pipelines.rollout import Replicas
+from pipelines.tables import ModelVersionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One upstream's replicas: addresses up to and with `/v1`, and the key they want."""
+
+    upstream: str
+    urls: tuple[str, ...]
+    credential: str | None = None
+
+
+def engine_of(installation: Installation, alias: str) -> Engine:
+    """The engine that answers `alias`; ConfigurationError if no such model is configured."""
+    upstream, _ = installation.upstream_of(alias)
+    secret = upstream.api_key_env and installation.settings.secret_value(upstream.api_key_env)
+    name = installation.configuration.models[alias].upstream
+    return Engine(name, upstream.replicas or (upstream.url,), secret or None)
+
+
+def services_for(installation: Installation, alias: str) -> Services:
+    """What moves the traffic of `alias`. Raises what `engine_of` raises."""
+    engine = engine_of(installation, alias)
+    return Services(installation.database, Replicas(engine.urls, engine.credential))
+
+
+def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]:
+    """Folders of the adapters that each engine must serve, by their names.
+
+    Only engines that have answered with adapters are in it; nothing wanted is an empty entry.
+    Aliases that are not configured any more are left out: nothing is sent to them.
+    """
+    wanted: dict[Engine, dict[str, Path]] = {}
+    with installation.database.session() as session:
+        for alias, adapters in _by_alias(session).items():
+            if alias in installation.configuration.models:
+                folders = wanted.setdefault(engine_of(installation, alias), {})
+                folders |= {name: _folder(session, installation, name) for name in adapters}
+    return wanted
+
+
+def model_names(installation: Installation) -> tuple[str, ...]:
+    """The registered models: only adapters that are named for one of them are ever unloaded."""
+    with installation.database.session() as session:
+        return tuple(sorted(set(session.scalars(select(ModelVersionRow.name)))))
+
+
+def _by_alias(session: Session) -> dict[str, list[str]]:
+    wanted: dict[str, list[str]] = {}
+    for alias, split in all_splits(session).items():
+        champion = champion_of(session, alias)
+        before = adapter_of(session, champion.name_or(alias), champion.previous)
+        _want(wanted, alias, [*(arm.variant.adapter for arm in split.arms), before])
+    for row in running_experiments(session):
+        _want(wanted, row.alias, [arm["variant"]["adapter"] for arm in row.arms])
+    return wanted
+
+
+def _want(wanted: dict[str, list[str]], alias: str, adapters: Sequence[str | None]) -> None:
+    found = wanted.setdefault(alias, [])
+    found += [name for name in adapters if name is not None and name not in found]
+
+
+def _folder(session: Session, installation: Installation, adapter: str) -> Path:
+    rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.adapter == adapter))
+    row = rows.first()
+    return installation.adapters_dir / adapter if row is None else Path(row.adapter_path)

@@ -1,0 +1,214 @@
+"""What an experiment's users said: feedback, joined with the log's requests, one value for a user.
+
+Invariants: a unit (the user, else the episode, else the key, within its tenant: what was assigned)
+gives one observation, the mean of its first `feedback_per_user` pieces of feedback on requests of
+this experiment, and later ones do not change it. Feedback only ever meets requests of its own
+tenant. A unit that was seen in both arms is left out, and counted.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from gateway.database import Database, now
+from gateway.feedback import FeedbackRow
+from gateway.request_log import LogReader
+from pipelines.plan import Plan
+from pipelines.tables import ExperimentRow
+
+OVERLAP = timedelta(seconds=60)  # a row may be committed later than one with a higher id
+WAIT = timedelta(minutes=15)  # a request is in the log when it has ended
+WAITING_AT_MOST = 10_000
+IDS_AT_ONCE = 5_000
+COUNT_SECONDS = 30.0
+UNIT = """coalesce(nullif("user", ''), nullif(episode_id, ''), key_id)"""
+
+Unit = tuple[str, str]  # tenant, and user, episode or key
+Values = dict[Unit, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is known of an experiment so far.
+
+    Attributes:
+        values: the complete users' values, by arm: 0 (bad) to 1 (good).
+        assigned: users with a request, by arm.
+        in_both: users left out because they were seen in both arms.
+        answered: users with any feedback, complete or not.
+        unusable: pieces of feedback whose value does not fit the plan.
+    """
+
+    values: Mapping[str, Sequence[float]]
+    assigned: Mapping[str, int]
+    in_both: int = 0
+    answered: int = 0
+    unusable: int = 0
+
+    @property
+    def users(self) -> int:
+        """Users whose observation is complete, in all arms."""
+        return sum(len(values) for values in self.values.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Feedback whose request was not found yet. `ours`: `request` is our own id of it."""
+
+    feedback_id: str
+    tenant: str
+    request: str
+    ours: bool
+    value: Any
+    created_at: datetime
+
+
+class Observations:
+    """An experiment's observations in memory, brought up to date by `refresh`.
+
+    Only feedback that came since the last time is read; a new object reads all of it and finds the
+    same.
+    """
+
+    def __init__(self, database: Database, reader: LogReader, experiment: ExperimentRow):
+        self._database = database
+        self._reader = reader
+        self._experiment_id = experiment.experiment_id
+        self._plan = Plan.model_validate(experiment.plan)
+        self._started_at = experiment.started_at
+        self._units: dict[str, Values] = {arm["variant"]["name"]: {} for arm in experiment.arms}
+        self._waiting: dict[str, _Piece] = {}
+        self._seen: dict[str, datetime] = {}
+        self._read_to = experiment.started_at
+        self._assigned: dict[str, int] = {}
+        self._mixed: set[Unit] = set()
+        self._counted_at = float("-inf")
+        self._unusable = 0
+
+    def refresh(self, *, count: bool = False) -> Observed:
+        """Read what is new. Assigned users are counted every 30 s, or now with `count`.
+
+        Raises what the database and the log raise; what was not read then is read next time.
+        """
+        self._read_feedback()
+        if self._waiting:
+            self._join()
+        if count or time.monotonic() - self._counted_at >= COUNT_SECONDS:
+            self._count_assigned()
+        return self._observed()
+
+    def _read_feedback(self) -> None:
+        query = (
+            select(FeedbackRow)
+            .where(
+                FeedbackRow.feedback_id >= _first_id(self._read_to - OVERLAP),
+                FeedbackRow.metric_name == self._plan.metric,
+            )
+            .order_by(FeedbackRow.feedback_id)
+        )
+        with self._database.session() as session:
+            rows = list(session.scalars(query))
+        for row in rows:
+            request = row.request_id or row.reference
+            if request is None or row.feedback_id in self._seen:
+                continue
+            ours = row.request_id is not None
+            piece = _Piece(row.feedback_id, row.tenant, request, ours, row.value, row.created_at)
+            self._seen[piece.feedback_id] = piece.created_at
+            self._waiting[piece.feedback_id] = piece
+            self._read_to = max(self._read_to, piece.created_at)
+        oldest = self._read_to - 2 * OVERLAP
+        self._seen = {key: at for key, at in self._seen.items() if at >= oldest}
+
+    def _join(self) -> None:
+        """Give what waits to the units of its requests, oldest first; drop what is not ours."""
+        pieces = sorted(self._waiting.values(), key=lambda piece: piece.feedback_id)
+        found = self._requests("request_id", {one.request for one in pieces if one.ours})
+        found |= self._requests("upstream_id", {one.request for one in pieces if not one.ours})
+        for piece in pieces:
+            row = found.get((piece.tenant, piece.request))
+            if row is not None:
+                del self._waiting[piece.feedback_id]
+                experiment, arm, unit = row
+                if experiment == self._experiment_id and arm in self._units:
+                    self._take(self._units[arm].setdefault((piece.tenant, unit), []), piece.value)
+        self._give_up()
+
+    def _take(self, answers: list[float], value: Any) -> None:
+        scaled = self._plan.scaled(value)
+        if scaled is None:
+            self._unusable += 1
+        elif len(answers) < self._plan.feedback_per_user:
+            answers.append(scaled)
+
+    def _give_up(self) -> None:
+        """Forget feedback on requests that never came to the log."""
+        oldest = now() - WAIT
+        kept = [key for key, piece in self._waiting.items() if piece.created_at >= oldest]
+        self._waiting = {key: self._waiting[key] for key in sorted(kept)[-WAITING_AT_MOST:]}
+
+    def _requests(
+        self, column: str, ids: Iterable[str]
+    ) -> dict[tuple[str, str], tuple[str | None, str | None, str]]:
+        """Experiment, arm and unit of each request, by its tenant and its id in `column`."""
+        found = {}
+        listed = sorted(ids)
+        for start in range(0, len(listed), IDS_AT_ONCE):
+            wanted = listed[start : start + IDS_AT_ONCE]
+            rows = self._reader.select(
+                f"SELECT tenant, {column}, experiment, variant, {UNIT} FROM requests"
+                f" WHERE {column} IN (SELECT unnest(?::VARCHAR[])) AND {column} BETWEEN ? AND ?"
+                " AND ts >= make_timestamptz(?)",
+                [wanted, wanted[0], wanted[-1], _micros(self._started_at - WAIT)],
+            ).rows
+            for tenant, name, experiment, arm, unit in rows:
+                found[tenant, name] = (experiment, arm, unit)
+        return found
+
+    def _count_assigned(self) -> None:
+        rows = self._reader.select(
+            f"SELECT tenant, {UNIT} AS unit, min(variant), max(variant) FROM requests"
+            " WHERE experiment = ? AND ts >= make_timestamptz(?) GROUP BY ALL",
+            [self._experiment_id, _micros(self._started_at - OVERLAP)],
+        ).rows
+        self._mixed = {(tenant, unit) for tenant, unit, first, last in rows if first != last}
+        arms = [first for _, _, first, last in rows if first == last]
+        self._assigned = {arm: arms.count(arm) for arm in self._units}
+        self._counted_at = time.monotonic()
+
+    def _observed(self) -> Observed:
+        in_both = self._mixed | _in_several(self._units.values())
+        needed = self._plan.feedback_per_user
+        values = {
+            arm: [
+                sum(answers) / needed
+                for unit, answers in units.items()
+                if len(answers) == needed and unit not in in_both
+            ]
+            for arm, units in self._units.items()
+        }
+        heard = {unit for units in self._units.values() for unit, said in units.items() if said}
+        return Observed(values, self._assigned, len(in_both), len(heard), self._unusable)
+
+
+def _in_several(arms: Iterable[Mapping[Unit, list[float]]]) -> set[Unit]:
+    seen: set[Unit] = set()
+    twice: set[Unit] = set()
+    for units in arms:
+        twice |= seen & units.keys()
+        seen |= units.keys()
+    return twice
+
+
+def _first_id(moment: datetime) -> str:
+    """The lowest UUIDv7 of `moment`: ids are compared as text."""
+    digits = f"{_micros(moment) // 1000:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000)
