@@ -1,0 +1,531 @@
+"""Experiments: who counts, what is decided, and that a decision is there whole or not at all."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from evals.records import Decision
+from evals.verdicts import find_verdict
+from gateway.configuration import ConfigurationError
+from gateway.database import Conflict, Database, now
+from gateway.errors import NotFound
+from pipelines.champion import Services
+from pipelines.experiment import Trial, conclude, examine, latest, start, stop, under_way
+from pipelines.findings import Finding, find, verdict_of
+from pipelines.observations import Observations, Observed
+from pipelines.plan import load_plan, parse_plan
+from pipelines.rollout import Replicas, RolloutFailed
+from pipelines.tables import ExperimentRow
+from tests.pipelines.lifecycle import (
+    ALIAS,
+    METRICS,
+    Traffic,
+    adapter_name,
+    backdate,
+    begin,
+    plan,
+    seed_version,
+    state_of,
+)
+from tests.pipelines.scripted_engine import ScriptedEngine
+from tests.spooled_requests import shipper_of
+
+pytest_plugins = ("tests.state_databases",)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[ScriptedEngine]:
+    async with ScriptedEngine() as running:
+        yield running
+
+
+@pytest.fixture
+def services(database: Database, engine: ScriptedEngine) -> Services:
+    seed_version(database, "1")
+    return Services(database, Replicas([engine.url]))
+
+
+@pytest.fixture
+def traffic(tmp_path: Path, database: Database) -> Traffic:
+    return Traffic(tmp_path / "home", database)
+
+
+def observations(traffic: Traffic, experiment: ExperimentRow) -> Observations:
+    return Observations(traffic.database, traffic.reader, experiment)
+
+
+def observed(champion: list[float], challenger: list[float], **fields: Any) -> Observed:
+    """So many values, and as many assigned users unless `assigned` says otherwise."""
+    values = {"champion": champion, "challenger": challenger}
+    fields.setdefault("assigned", {arm: len(given) for arm, given in values.items()})
+    return Observed(values=values, **fields)
+
+
+def row(version: str | None = "1", **changes: Any) -> ExperimentRow:
+    """A running experiment that is in no database."""
+    arms = [
+        {"variant": {"name": "champion", "adapter": None}, "weight": 0.5},
+        {"variant": {"name": "challenger", "adapter": adapter_name("1")}, "weight": 0.5},
+    ]
+    return ExperimentRow(
+        experiment_id="0192f0c1-0000-7000-8000-000000000000",
+        alias=ALIAS,
+        name=ALIAS,
+        version=version,
+        state="running",
+        arms=arms,
+        plan=plan(**changes).model_dump(mode="json"),
+        started_at=now(),
+    )
+
+
+GOOD, BAD = [1.0] * 27 + [0.0] * 3, [0.0] * 28 + [1.0] * 2
+
+
+async def test_it_starts_whole_and_only_when_the_candidate_is_served(services, engine, database):
+    experiment = await begin(services, "1", plan=plan(weight=0.2))
+    after = state_of(database)
+    assert engine.adapters == {adapter_name("1"): f"/adapters/{adapter_name('1')}"}
+    assert after.arms() == {"champion": None, "challenger": adapter_name("1")}
+    assert [arm.weight for arm in after.split.arms] == [0.8, 0.2]
+    assert after.split.experiment_id == experiment.experiment_id
+    assert len(bytes.fromhex(after.split.salt)) == 16
+    assert [one.state for one in after.experiments] == ["running"]
+    assert after.actions == ["experiment.start"]
+    assert [one.experiment_id for one in under_way(database)] == [experiment.experiment_id]
+
+
+async def test_nothing_starts_where_an_engine_refuses_the_candidate(services, engine, database):
+    engine.refusal = (400, "Loading lora x failed: No adapter found for y")
+    with pytest.raises(RolloutFailed, match="no adapter_config"):
+        await begin(services, "1")
+    after = state_of(database)
+    assert (after.split, after.experiments, after.actions) == (None, [], [])
+
+
+async def test_a_second_one_on_the_alias_is_refused(services, database):
+    first = await begin(services, "1")
+    seed_version(database, "2")
+    with pytest.raises(Conflict, match=f"experiment {first.experiment_id} is under way"):
+        await begin(services, "2")
+    assert len(state_of(database).experiments) == 1
+
+
+async def test_of_two_that_start_at_once_one_wins(services, database):
+    seed_version(database, "2")
+    outcomes: list[Any] = [None, None]
+
+    def work(position: int, version: str) -> None:
+        try:
+            outcomes[position] = asyncio.run(begin(services, version))
+        except Conflict as refused:
+            outcomes[position] = refused
+
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(("1", "2"))]
+    for thread in threads:
+        thread.start()
+    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "ExperimentRow"]
+    after = state_of(database)
+    assert len(after.experiments) == 1
+    assert after.split.experiment_id == after.experiments[0].experiment_id
+
+
+async def test_versions_without_lineage_are_refused(services, database):
+    with pytest.raises(NotFound, match="no version '9'"):
+        await begin(services, "9")
+    seed_version(database, "2", decision=None)
+    with pytest.raises(Conflict, match="no verdict on it"):
+        await begin(services, "2")
+    seed_version(database, "3", decision=Decision.REJECT)
+    with pytest.raises(Conflict, match="the verdict on it is reject: so it was measured"):
+        await begin(services, "3")
+    experiment = await begin(services, "2", unjudged="a drill")
+    assert experiment.version == "2"
+
+
+async def test_a_user_gives_one_observation(services, traffic, database):
+    experiment = await begin(services, "1", plan=plan(feedback_per_user=2))
+    watched = observations(traffic, experiment)
+    first, second, third = (traffic.request(experiment, "ann") for _ in range(3))
+    traffic.feedback(first, True)
+    assert watched.refresh().users == 0
+    traffic.feedback(f"chatcmpl-{second}", False)
+    traffic.feedback(third, False)
+    seen = watched.refresh()
+    arm = traffic.arm_of(experiment, "ann")
+    assert seen.values[arm] == [0.5]
+    assert seen.users == 1 == seen.answered
+    assert observations(traffic, experiment).refresh() == seen
+
+
+async def test_what_does_not_count(services, traffic, database):
+    before = traffic.request(None, "early")
+    experiment = await begin(services, "1")
+    counts = traffic.request(experiment, "ann")
+    other_experiment = traffic.request(
+        experiment, "ben", experiment="0192f0c1-0000-7000-8000-00000000dead"
+    )
+    others = traffic.request(experiment, "eve", tenant="other")
+    for reference in (before, other_experiment, "chatcmpl-unknown"):
+        traffic.feedback(reference, True)
+    traffic.feedback(others, True)  # acme's feedback on another tenant's request
+    traffic.feedback(counts, 3, metric="rating")  # another metric
+    watched = observations(traffic, experiment)
+    assert watched.refresh().users == 0
+    traffic.feedback(counts, True)
+    traffic.feedback(others, True, tenant="other")
+    seen = watched.refresh(count=True)
+    assert (seen.users, seen.answered, seen.unusable) == (2, 2, 0)
+    assert sum(seen.assigned.values()) == 3 - 1  # ben's request is another experiment's
+
+
+async def test_tenants_are_apart_and_a_unit_is_user_else_episode_else_key(services, traffic):
+    experiment = await begin(services, "1")
+    for fields in (
+        {"user": "ann"},
+        {"user": "ann", "episode_id": "e-1"},  # the same user
+        {"user": "ann", "tenant": "other"},
+        {"user": None, "episode_id": "e-1"},
+        {"user": None, "episode_id": None, "key_id": "key-2"},
+        {"user": None, "episode_id": None, "key_id": "key-2"},  # the same key
+    ):
+        tenant = fields.get("tenant", "acme")
+        traffic.feedback(
+            traffic.request(experiment, fields.pop("user"), **fields), True, tenant=tenant
+        )
+    seen = observations(traffic, experiment).refresh()
+    assert seen.users == 4
+    assert sum(seen.assigned.values()) == 4
+
+
+async def test_feedback_waits_for_its_request_and_finds_upstream_ids(services, traffic):
+    experiment = await begin(services, "1")
+    watched = observations(traffic, experiment)
+    traffic.feedback("gen-77", True)
+    assert watched.refresh().users == 0
+    traffic.request(experiment, "ann", upstream_id="gen-77")
+    assert watched.refresh().users == 1
+
+
+async def test_it_goes_on_across_the_shipper(services, traffic):
+    experiment = await begin(services, "1")
+    watched = observations(traffic, experiment)
+    traffic.feedback(traffic.request(experiment, "ann"), True)
+    assert watched.refresh().users == 1
+    shipper_of(traffic.home).ship()
+    traffic.feedback(traffic.request(experiment, "ben"), False)
+    assert watched.refresh(count=True).users == 2
+    again = observations(traffic, experiment).refresh()
+    assert again.users == 2 == sum(again.assigned.values())
+
+
+async def test_a_user_in_both_arms_is_left_out_and_counted(services, traffic):
+    experiment = await begin(services, "1")
+    for arm in ("champion", "challenger"):
+        traffic.feedback(traffic.request(experiment, "ann", variant=arm), True)
+    traffic.feedback(traffic.request(experiment, "ben", variant="champion"), True)
+    traffic.request(experiment, "ben", variant="challenger")  # no feedback there
+    traffic.feedback(traffic.request(experiment, "cid"), True)
+    seen = observations(traffic, experiment).refresh()
+    assert (seen.users, seen.in_both) == (1, 2)
+    assert "2 in both arms left out" in find(experiment, seen, now()).reason
+
+
+async def test_values_are_scaled_and_those_that_do_not_fit_are_counted(services, traffic):
+    experiment = await begin(services, "1", plan=plan("rating", minimum=2))
+    for user, value in (("ann", 5), ("ben", 3.5), ("cid", 1)):
+        traffic.feedback(traffic.request(experiment, user), value, metric="rating")
+    seen = observations(traffic, experiment).refresh()
+    assert sorted(value for values in seen.values.values() for value in values) == [0.5, 1.0]
+    assert seen.unusable == 1
+
+
+async def test_a_better_candidate_is_promoted_in_one_step(services, traffic, database, engine):
+    experiment = await begin(services, "1")
+    watched = observations(traffic, experiment)
+    traffic.users(experiment, 8, {"champion": 0.25, "challenger": 0.75})
+    assert examine(experiment, watched).decision is None
+    traffic.users(experiment, 100, {"champion": 0.25, "challenger": 0.75}, first=8)
+    finding = examine(experiment, watched)
+    assert finding.decision is Decision.PROMOTE
+    assert finding.result.ci_low > 0 and finding.result.passed is True
+    ended = await conclude(services, experiment.experiment_id, finding)
+
+    after = state_of(database)
+    assert ended.state == "promoted" == after.experiments[0].state
+    assert after.arms() == {"champion": adapter_name("1")}
+    assert after.split.experiment_id is None
+    assert (after.champion.version, after.champion.previous) == ("1", None)
+    (promotion,) = after.promotions
+    assert (promotion.kind, promotion.state) == ("promote", "moving")
+    assert promotion.experiment_id == experiment.experiment_id
+    assert promotion.verdict_id == ended.verdict_id
+    assert after.actions == ["experiment.start", "experiment.promoted", "champion.promote"]
+    with database.session() as session:
+        verdict = find_verdict(session, ended.verdict_id)
+    assert verdict.subject == adapter_name("1") and verdict.baseline == "base"
+    assert verdict.evidence["experiment_id"] == experiment.experiment_id
+    assert sum(verdict.evidence["users"].values()) == 108
+    assert latest(database, ALIAS)[0].message == finding.reason
+
+
+@pytest.mark.parametrize(
+    ("finding_of", "state"),
+    [
+        (lambda row: find(row, observed(GOOD, BAD), now()), "rolled_back"),
+        (lambda row: find(row, observed(GOOD, GOOD), now() + timedelta(hours=200)), "held"),
+    ],
+    ids=["worse", "undecided"],
+)
+async def test_without_promotion_all_traffic_goes_back(services, database, finding_of, state):
+    experiment = await begin(services, "1")
+    ended = await conclude(services, experiment.experiment_id, finding_of(experiment))
+    after = state_of(database)
+    assert ended.state == state
+    assert after.arms() == {"champion": None}
+    assert after.split.experiment_id is None
+    assert after.promotions == [] and after.champion.version is None
+    assert after.actions == ["experiment.start", f"experiment.{state}"]
+    assert after.experiments[0].ended_at is not None
+
+
+async def test_it_ends_once(services, database):
+    experiment = await begin(services, "1")
+    won = find(experiment, observed(BAD, GOOD), now())
+    lost = find(experiment, observed(GOOD, BAD), now())
+    await conclude(services, experiment.experiment_id, won)
+    first = state_of(database)
+    again = await conclude(services, experiment.experiment_id, lost)
+    assert again.state == "promoted"
+    after = state_of(database)
+    assert (after.actions, after.arms()) == (first.actions, first.arms())
+    with pytest.raises(Conflict, match="has ended already: promoted"):
+        stop(database, experiment.experiment_id, "too late", "anna")
+
+
+async def test_a_winner_that_an_engine_lost_waits_and_nothing_moves(services, database, engine):
+    experiment = await begin(services, "1")
+    await engine.restart()
+    engine.refusal = (500, "out of memory")
+    won = find(experiment, observed(BAD, GOOD), now())
+    with pytest.raises(RolloutFailed):
+        await conclude(services, experiment.experiment_id, won)
+    assert state_of(database).actions == ["experiment.start"]
+    engine.refusal = None
+    assert (await conclude(services, experiment.experiment_id, won)).state == "promoted"
+
+
+@pytest.mark.parametrize("table", ["promotion", "split", "verdict", "audit", "experiment"])
+async def test_a_conclusion_that_breaks_off_leaves_nothing_behind(services, database, table):
+    """Whichever row cannot be written, none is."""
+    experiment = await begin(services, "1")
+    before = state_of(database)
+    won = find(experiment, observed(BAD, GOOD), now())
+    refuse_writes(database, table)
+    with pytest.raises(Exception, match="refused for the test"):
+        await conclude(services, experiment.experiment_id, won)
+    after = state_of(database)
+    assert after.arms() == before.arms()
+    assert after.actions == before.actions
+    assert (after.promotions, after.experiments[0].state) == ([], "running")
+    with database.session() as session:
+        assert session.execute(text("SELECT count(*) FROM verdict")).scalar_one() == 1
+
+
+def refuse_writes(database: Database, table: str) -> None:
+    """Let the database refuse every write to `table`."""
+    if database.engine.dialect.name == "sqlite":
+        statements = [
+            f"CREATE TRIGGER no_{when} BEFORE {when} ON {table} "
+            "BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
+            for when in ("INSERT", "UPDATE")
+        ]
+    else:
+        statements = [
+            "CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE EXCEPTION 'refused for the test'; END$$",
+            f"CREATE TRIGGER no_write BEFORE INSERT OR UPDATE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_it()",
+        ]
+    with database.connection() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+async def test_it_can_be_stopped_by_hand(services, database):
+    experiment = await begin(services, "1")
+    stopped = stop(database, experiment.experiment_id, "wrong candidate", "ben")
+    assert (stopped.state, stopped.message) == ("stopped", "wrong candidate")
+    assert stop(database, experiment.experiment_id, "again", "ben").message == "wrong candidate"
+    after = state_of(database)
+    assert after.arms() == {"champion": None}
+    assert after.actions == ["experiment.start", "experiment.stopped"]
+    with pytest.raises(NotFound):
+        stop(database, "0192f0c1-0000-7000-8000-000000000000", "none", "ben")
+    assert (await begin(services, "1")).state == "running"
+
+
+async def test_equal_arms_are_an_a_a_experiment(services, database):
+    experiment = await begin(services, None)
+    assert state_of(database).arms() == {"champion": None, "challenger": None}
+    finding = find(experiment, observed(BAD, GOOD), now())
+    assert finding.decision is Decision.ALERT
+    assert "both arms are the same" in finding.reason
+    ended = await conclude(services, experiment.experiment_id, finding)
+    assert ended.state == "held"
+    assert state_of(database).promotions == []
+
+
+async def test_the_champion_is_not_its_own_challenger(services, database):
+    experiment = await begin(services, "1")
+    won = find(experiment, observed(BAD, GOOD), now())
+    await conclude(services, experiment.experiment_id, won)
+    with pytest.raises(Conflict, match="is the champion of extractor already"):
+        await begin(services, "1")
+    with pytest.raises(Conflict, match="an alias has one registered model"):
+        await start(services, Trial(ALIAS, "other", None, plan(), "anna"))
+    seed_version(database, "2")
+    following = await begin(services, "2")
+    assert state_of(database).arms() == {
+        "champion": adapter_name("1"),
+        "challenger": adapter_name("2"),
+    }
+    assert following.arms[0]["variant"]["adapter"] == adapter_name("1")
+
+
+@pytest.mark.parametrize(
+    ("given", "decision", "says"),
+    [
+        (observed([], []), None, "an arm without any complete user"),
+        (observed(BAD[:4], GOOD[:4]), None, "not decided yet"),
+        (observed(BAD, GOOD), Decision.PROMOTE, "the candidate is better: helpful 0.9 against"),
+        (observed(GOOD, BAD), Decision.REJECT, "the candidate is worse"),
+        (observed(GOOD, GOOD), None, "not decided yet"),
+        (observed(GOOD * 7, GOOD * 7), Decision.HOLD, "no decision with 420 users"),
+        (
+            observed(BAD, GOOD, assigned={"champion": 300, "challenger": 30}),
+            Decision.HOLD,
+            "sample ratio mismatch: 30 of 330 users were given the candidate, about 165",
+        ),
+    ],
+    ids=["nobody", "too few", "better", "worse", "equal", "enough", "mismatch"],
+)
+def test_what_is_decided(given, decision, says):
+    finding = find(row(), given, now())
+    assert finding.decision is decision
+    assert says in finding.reason
+    if decision is None:
+        with pytest.raises(ValueError, match="not decided"):
+            verdict_of(row(), finding)
+
+
+def test_minimum_users_are_of_each_arm():
+    assert find(row(minimum_users=30), observed(BAD, GOOD), now()).decision is Decision.PROMOTE
+    assert find(row(minimum_users=31), observed(BAD, GOOD), now()).decision is None
+    assert find(row(minimum_users=20), observed(BAD, GOOD[:19]), now()).decision is None
+
+
+def test_a_margin_asks_for_more():
+    assert find(row(margin=0.3), observed(BAD, GOOD), now()).decision is Decision.PROMOTE
+    assert find(row(margin=0.9), observed(BAD, GOOD), now()).decision is None
+    assert find(row(margin=0.9), observed(GOOD, BAD), now()).decision is None
+
+
+def test_shares_as_planned_are_no_mismatch():
+    uneven = row(weight=0.1)
+    assigned = {"champion": 903, "challenger": 97}
+    assert find(uneven, observed([1.0], [1.0], assigned=assigned), now()).decision is None
+    finding = find(row(), observed([1.0], [1.0], assigned=assigned), now())
+    assert finding.decision is Decision.HOLD
+
+
+def test_feedback_that_never_comes_ends_at_the_hours():
+    running = row(maximum_hours=2)
+    nothing = observed([], [], assigned={"champion": 20, "challenger": 19}, answered=3)
+    assert find(running, nothing, now() + timedelta(hours=1.9)).decision is None
+    finding = find(running, nothing, now() + timedelta(hours=2.1))
+    assert finding.decision is Decision.HOLD
+    assert "no decision within 2 hours" in finding.reason
+    assert "3 of 39 users gave feedback" in finding.reason
+
+
+def test_results_are_in_the_metrics_own_unit_and_direction():
+    rating = find(row(metric="rating"), observed([0.25] * 30, [0.75] * 30), now()).result
+    assert (rating.baseline, rating.candidate, rating.delta) == (2.0, 4.0, 2.0)
+    assert rating.ci_low < 2.0 < rating.ci_high
+    running = row(metric="seconds")
+    scale = plan("seconds")
+    slow, quick = [scale.scaled(9.0)] * 30, [scale.scaled(2.0)] * 30
+    faster = find(running, observed(slow, quick), now())
+    assert faster.decision is Decision.PROMOTE
+    assert faster.result.baseline == pytest.approx(9.0)
+    assert faster.result.delta == pytest.approx(-7.0)
+    assert faster.result.ci_low < -7.0 < faster.result.ci_high < 0
+    assert find(running, observed(quick, slow), now()).decision is Decision.REJECT
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"metric": "nothing"}, "no metric 'nothing' is declared"),
+        ({"metric": "tone"}, "tone is categorical"),
+        ({"metric": "solved"}, "solved is given to episodes"),
+        ({"metric": "open"}, "open needs a minimum and a maximum"),
+        ({"metric": "helpful", "margin": 1}, "not below the span"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out_are_refused(given, says):
+    with pytest.raises(ConfigurationError, match=says):
+        parse_plan(given).settled(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "metric: Field required"),
+        ({"metric": "helpful", "guardrails": []}, "guardrails: Extra inputs"),
+        ({"metric": "helpful", "weight": 1}, "weight: Input should be less than 1"),
+        ({"metric": "helpful", "maximum_users": 15}, "at least twice minimum_users"),
+        ({"metric": "rating", "minimum": 3, "maximum": 2}, "minimum must be below maximum"),
+        ("helpful", "plan: Input should be a valid dictionary"),
+    ],
+)
+def test_plans_with_mistakes_name_the_key(given, says):
+    with pytest.raises(ConfigurationError, match=says):
+        parse_plan(given)
+
+
+def test_a_plan_is_read_from_a_file(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text("metric: open\nmaximum: 4\nweight: 0.3\n")
+    settled = load_plan(file).settled(METRICS)
+    assert (settled.minimum, settled.maximum, settled.optimize) == (0, 4, "max")
+    assert settled.scaled(1) == 0.25 and settled.unscaled(0.25) == 1
+    assert settled.scaled("1") is None and settled.scaled(5) is None
+    with pytest.raises(ConfigurationError, match="not a plan that can be read"):
+        load_plan(tmp_path / "none.yaml")
+
+
+async def test_an_old_experiment_is_read_anew_and_comes_to_the_same(services, traffic, database):
+    """As after a restart of the controller, with much of it in the table already."""
+    experiment = await begin(services, "1")
+    backdate(database, experiment, now() - timedelta(hours=3))
+    watched = observations(traffic, experiment)
+    for part in range(3):
+        traffic.users(experiment, 20, {"champion": 0.2, "challenger": 0.9}, first=20 * part)
+        seen = watched.refresh(count=True)
+        shipper_of(traffic.home).ship()
+    fresh = observations(traffic, experiment).refresh()
+    assert {arm: sorted(values) for arm, values in fresh.values.items()} == {
+        arm: sorted(values) for arm, values in seen.values.items()
+    }
+    assert fresh.assigned == seen.assigned
+    finding: Finding = find(experiment, fresh, now())
+    assert finding.decision is Decision.PROMOTE
