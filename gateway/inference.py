@@ -62,6 +62,8 @@ class Inference:
         headers = [(b"x-request-id", record.request_id.encode()), PRIVATE]
         if record.target is not None:
             headers.append((b"x-model", record.target.encode("ascii", "replace")))
+        if record.variant is not None:
+            headers.append((b"x-variant", record.variant.encode("ascii", "replace")))
         if record.cache is not None:
             headers.append((b"x-cache", record.cache.encode()))
         headers.append((b"x-gateway-overhead-ms", b"%.3f" % (self.own_seconds * MILLISECONDS)))

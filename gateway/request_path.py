@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -27,6 +27,7 @@ from gateway.inference import Inference
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import Live
+from gateway.live_splits import LiveSplits, with_parameters
 from gateway.records import RequestRecord, Status, usd_text
 from gateway.relay import Relay
 from gateway.routing import Target, cache_salt
@@ -34,6 +35,7 @@ from gateway.spool import SpoolUnavailable
 from gateway.stream import finish_reason_of
 from gateway.upstream import Answer, Call, Transport, refusal
 from gateway.usage import read_usage
+from gateway.variants import Split
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
 OFF_LOOP_BYTES = 256 * 1024
@@ -68,6 +70,7 @@ class Services:
 
     live: Live
     ring: KeyRing
+    splits: LiveSplits
     transport: Transport
     ledger: Ledger
     salt_secret: bytes
@@ -162,9 +165,26 @@ class InferenceEndpoint:
         started = time.perf_counter()
         assert work.key is not None and work.body is not None
         target = work.snapshot.routes.resolve(work.body["model"], work.key)
+        split = self.services.splits.find(work.body["model"])
+        if split is not None:
+            target = self._vary(work, split, target)
         work.target = target
         work.record.target = target.name
         work.spend(started)
+
+    def _vary(self, work: Inference, split: Split, target: Target) -> Target:
+        """The target of the variant that this request's user, episode or key sticks to."""
+        record = work.record
+        assert work.body is not None and record.tenant is not None and record.key_id is not None
+        variant = split.choose(record.tenant, record.user or record.episode_id or record.key_id)
+        record.variant, record.experiment = variant.name, split.experiment_id
+        if variant.target is not None:
+            target = work.snapshot.routes.variant_target(split.alias, variant)
+        if variant.adapter is not None and self.endpoint.streams:
+            record.adapter = variant.adapter
+            target = replace(target, model=variant.adapter)
+        work.body = with_parameters(work.body, variant)
+        return target
 
     def _intend(self, work: Inference) -> Call:
         """Write the intent, then be ready for a client that goes away."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.configuration import WILDCARD, Configuration, Model, Upstream
-from gateway.errors import ModelNotFound
+from gateway.errors import ModelNotFound, Unavailable
 from gateway.keys import Key
 from gateway.prices import PriceTable, Rates
+from gateway.variants import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,20 @@ class Routes:
         if WILDCARD not in self._models or model == WILDCARD:
             raise ModelNotFound(model)
         return self._target(WILDCARD, model)
+
+    def variant_target(self, alias: str, variant: Variant) -> Target:
+        """The target of a variant of `alias`. The key was allowed the alias: it is not asked again.
+
+        Raises Unavailable where the configuration no longer has it.
+        """
+        target = self._targets.get(variant.target or alias)
+        if target is None:
+            raise Unavailable(
+                f"The variant {variant.name!r} of {alias!r} is answered by {variant.target!r}, "
+                "which is not configured.",
+                code="variant_not_configured",
+            )
+        return target
 
     def aliases(self, key: Key) -> list[str]:
         """The configured models that the key may use, without the wildcard."""

@@ -28,6 +28,7 @@ from gateway.http1_transport import Http1Transport
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import DeclaredMetrics, Live
+from gateway.live_splits import LiveSplits
 from gateway.metrics import Metrics
 from gateway.protocol import BoundedProtocol, bounded_protocol
 from gateway.request_lookup import RequestLookup
@@ -73,6 +74,8 @@ async def serve(settings: Settings) -> None:
     database = open_database(settings.database_url)
     ring = KeyRing(database, settings.key_digest_secret())
     ring.load()
+    splits = LiveSplits(database)
+    splits.load()
     spool = Spool(settings.spool_dir, configuration.log)
     most = max((up.connections for up in configuration.upstreams.values()), default=1)
     transport = Http1Transport(secure=AiohttpTransport(most))
@@ -84,6 +87,7 @@ async def serve(settings: Settings) -> None:
         services=Services(
             live=live,
             ring=ring,
+            splits=splits,
             transport=transport,
             ledger=Ledger(spool, metrics),
             salt_secret=settings.key_digest_secret(),
@@ -99,7 +103,8 @@ async def serve(settings: Settings) -> None:
     listener = listen(configuration.server)
     gc.freeze()
     background = (
-        ring.refresh_forever(), spool.run(), _reload_forever(live), _publish_metrics(metrics, parts)
+        ring.refresh_forever(), splits.refresh_forever(), spool.run(), _reload_forever(live),
+        _publish_metrics(metrics, parts),
     )  # fmt: skip
     async with _running(server, *background):
         await server.serve(sockets=[listener])
