@@ -4,18 +4,24 @@ An edge runs from an effect to its cause (`request --used--> key`). From where i
 follows causes to their causes and effects to their effects, never back: a request leads to its key,
 but not on to all other requests of that key.
 
+A thing may be linked with very many by one relation (a data set is made from thousands of pieces of
+feedback). The first `FOLLOWED` of them are followed; the others are taken in when everything that
+is followed has been, without details, as far as `NODES_AT_MOST` allows; and all are counted.
+
 Every part of the project brings its own `Links`; `gateway.lineage_links` has those of the gateway.
 Nothing is registered anywhere: who asks passes in what may be followed.
 """
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from gateway.errors import NotFound
 
 NODES_AT_MOST = 1000
+FOLLOWED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +67,44 @@ class Links(Protocol):
         """`node` with its details, if this part has them; other parts know it by its id alone."""
 
     def causes(self, node: Node) -> Relations:
-        """What `node` was made with or from: relation and cause."""
+        """What `node` was made with or from: relation and cause. All there are, the most telling
+        first; those beyond `FOLLOWED` need no details."""
 
     def effects(self, node: Node) -> Relations:
-        """What came of `node`: relation (read from the effect) and effect."""
+        """What came of `node`: relation (read from the effect) and effect; ordered alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """More things of one kind than are followed, linked with one node by one relation.
+
+    Attributes:
+        node: name of the one they are linked with.
+        to_causes: whether they are its causes, else its effects.
+        total: how many there are; shown: how many of them are among the lineage's nodes.
+    """
+
+    node: str
+    relation: str
+    kind: str
+    to_causes: bool
+    total: int
+    shown: int
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Nodes by name, and edges; `starts` are the names of what was asked for."""
+    """Nodes by name, and edges; `starts` are the names of what was asked for.
+
+    Attributes:
+        truncated: whether there is more than `NODES_AT_MOST` let in.
+    """
 
     starts: tuple[str, ...]
     nodes: Mapping[str, Node]
     edges: tuple[Edge, ...]
+    bundles: tuple[Bundle, ...] = ()
+    truncated: bool = False
 
     def causes(self, name: str) -> list[Edge]:
         """Edges from this node to its causes."""
@@ -97,11 +128,25 @@ class Lineage:
                 }
                 for node in self.nodes.values()
             ],
-            "edges": [
-                {"effect": edge.effect, "relation": edge.relation, "cause": edge.cause}
-                for edge in self.edges
-            ],
+            "edges": [asdict(edge) for edge in self.edges],
+            "bundles": [asdict(bundle) for bundle in self.bundles],
+            "truncated": self.truncated,
         }
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one node is linked with by one relation, of one kind."""
+
+    node: Node
+    relation: str
+    kind: str
+    to_causes: bool
+    others: dict[str, Node] = field(default_factory=dict)
+
+    def edge(self, other: Node) -> Edge:
+        effect, cause = (self.node, other) if self.to_causes else (other, self.node)
+        return Edge(effect.name, self.relation, cause.name)
 
 
 class _Walk:
@@ -111,12 +156,14 @@ class _Walk:
         self.links = links
         self.nodes: dict[str, Node] = {}
         self.edges: dict[Edge, None] = {}
+        self.wide: list[_Group] = []
+        self.truncated = False
 
     def follow(self, starts: Iterable[Node], *, to_causes: bool) -> None:
         """Take in everything that is reached from `starts` in one direction."""
         queue = deque(starts)
         visited: set[str] = set()
-        while queue and len(self.nodes) < NODES_AT_MOST:
+        while queue:
             node = queue.popleft()
             if node.name in visited:
                 continue
@@ -124,19 +171,50 @@ class _Walk:
             for part in self.links:
                 node = part.described(node)
             self.nodes[node.name] = node
-            for relation, other in self._next(node, to_causes):
-                effect, cause = (node, other) if to_causes else (other, node)
-                self.edges[Edge(effect.name, relation, cause.name)] = None
-                self.nodes.setdefault(other.name, other)
-                queue.append(other)
+            for group in self._groups(node, to_causes):
+                queue.extend(self._take(group, list(group.others.values())[:FOLLOWED]))
+                if len(group.others) > FOLLOWED:
+                    self.wide.append(group)
 
-    def _next(self, node: Node, to_causes: bool) -> Relations:
+    def bundles(self) -> tuple[Bundle, ...]:
+        """Take in what was not followed, as far as there is room, of each group alike much."""
+        rests = [list(group.others.values())[FOLLOWED:] for group in self.wide]
+        for row in zip_longest(*rests):
+            for group, other in zip(self.wide, row, strict=True):
+                if other is not None:
+                    self._take(group, [other])
+        return tuple(self._bundle(group) for group in self.wide)
+
+    def _bundle(self, group: _Group) -> Bundle:
+        shown = sum(group.edge(other) in self.edges for other in group.others.values())
+        name, total = group.node.name, len(group.others)
+        return Bundle(name, group.relation, group.kind, group.to_causes, total, shown)
+
+    def _take(self, group: _Group, others: Sequence[Node]) -> list[Node]:
+        """Those of `others` that there is room for."""
+        taken = []
+        for other in others:
+            if other.name not in self.nodes and len(self.nodes) >= NODES_AT_MOST:
+                self.truncated = True
+                continue
+            self.nodes.setdefault(other.name, other)
+            self.edges[group.edge(other)] = None
+            taken.append(other)
+        return taken
+
+    def _groups(self, node: Node, to_causes: bool) -> Iterable[_Group]:
+        groups: dict[tuple[str, str], _Group] = {}
         for part in self.links:
-            yield from part.causes(node) if to_causes else part.effects(node)
+            for relation, other in part.causes(node) if to_causes else part.effects(node):
+                group = groups.setdefault(
+                    (relation, other.kind), _Group(node, relation, other.kind, to_causes)
+                )
+                group.others.setdefault(other.name, other)
+        return groups.values()
 
 
 def lineage(identifier: str, links: Sequence[Links]) -> Lineage:
-    """Everything that is linked with `identifier`, at most about 1000 nodes.
+    """Everything that is linked with `identifier`, at most `NODES_AT_MOST` nodes.
 
     Raises:
         NotFound: no part knows the id.
@@ -145,12 +223,13 @@ def lineage(identifier: str, links: Sequence[Links]) -> Lineage:
     if not starts:
         raise NotFound(
             f"nothing is known of {identifier[:256]!r}: not a request, feedback, key, team or "
-            "episode of this installation",
+            "episode of this installation, nor anything that was made from them",
             param="id",
             code="id_not_found",
         )
     walk = _Walk(links)
     walk.follow(starts, to_causes=True)
     walk.follow(starts, to_causes=False)
+    bundles = walk.bundles()
     names = tuple(dict.fromkeys(node.name for node in starts))
-    return Lineage(starts=names, nodes=walk.nodes, edges=tuple(walk.edges))
+    return Lineage(names, walk.nodes, tuple(walk.edges), bundles, walk.truncated)
