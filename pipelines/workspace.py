@@ -1,0 +1,254 @@
+"""A DVC workspace for each model: runs the train pipeline, skips what did not change.
+
+Under `LLMOPS_HOME/lifecycle/<name>/` lie dvc.yaml, spec.yaml, facts.yaml, the folder of each stage,
+DVC's cache, and in `pins/` a small file for every data set that there was: with it that data set
+can be fetched again, from the cache or from the remote under `LLMOPS_HOME/dvc`.
+
+Invariants: one run at a time; a run that was killed blocks nobody, and what its stages keep beside
+their outputs (checkpoints) stays; no network is reached for.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateway.settings import Settings
+from pipelines.datasets import MANIFEST, DatasetChanged, read_manifest, verify
+from pipelines.dvc_process import (
+    Dvc,
+    OnLine,
+    StageFailed,
+    WorkspaceError,
+    drop_stale_locks,
+    orphans,
+    stage_environment,
+)
+
+PIPELINE = Path(__file__).with_name("dvc.yaml")
+FOLDERS: Mapping[str, str] = {
+    "dataset": "dataset",
+    "train": "training",
+    "evaluate": "evaluation",
+    "register": "version",
+}
+FACTS: Mapping[str, str] = {"base": "", "champion": ""}
+LOCK, PINS = "dvc.lock", "pins"
+CONFIG = """\
+[core]
+    no_scm = true
+    analytics = false
+    check_update = false
+    site_cache_dir = "{site}"
+    remote = home
+['remote "home"']
+    url = "{remote}"
+"""
+
+__all__ = ["Outputs", "StageFailed", "Workspace", "WorkspaceBusy", "WorkspaceError"]
+
+
+class WorkspaceBusy(WorkspaceError):
+    """A run is under way in this workspace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a run left: the folders of the stages that it went through, and which of them it ran.
+
+    The others did not change, or came from the cache: they had been run on the same before.
+    """
+
+    folders: Mapping[str, Path]
+    ran: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The workspace of the model `name`."""
+
+    settings: Settings
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.settings.home / "lifecycle" / self.name
+
+    @property
+    def remote(self) -> Path:
+        """Where `push` keeps what is to outlive it; shared by all models."""
+        return self.settings.home / "dvc"
+
+    @property
+    def lock(self) -> str:
+        """DVC's lock file: hashes of what the last runs read and made; empty if there was none."""
+        path = self.folder / LOCK
+        return path.read_text() if path.exists() else ""
+
+    def prepare(self, spec: str, facts: Mapping[str, str] = FACTS) -> None:
+        """Make the workspace, or bring it up to date: the pipeline, spec.yaml and facts.yaml.
+
+        `facts` are what stages depend on beside spec and data: `base`, the digest of the base
+        model's weights, and `champion`, whom a candidate is compared with.
+
+        Raises:
+            WorkspaceBusy: a run is under way.
+        """
+        with self._held():
+            _replace(self.folder / PIPELINE.name, PIPELINE.read_text())
+            _replace(self.folder / "spec.yaml", spec)
+            _replace(self.folder / "facts.yaml", yaml.safe_dump(dict(FACTS) | dict(facts)))
+
+    def reproduce(
+        self, stage: str | None, on_line: OnLine | None = None, *, force: bool = False
+    ) -> Outputs:
+        """Run one stage, or all of them in order (None), where something changed.
+
+        A stage takes the outputs before it as they are: `dataset`, which always runs, reads the
+        live log, so a pass that goes stage by stage rests on one data set.
+
+        Args:
+            on_line: gets each line of the stage and of DVC.
+            force: run it even if nothing changed.
+
+        Raises:
+            WorkspaceBusy: a run is under way.
+            StageFailed: a stage failed; the message has its own last words.
+            WorkspaceError: DVC failed.
+        """
+        stages = tuple(FOLDERS) if stage is None else (stage,)
+        if not set(stages) <= FOLDERS.keys():
+            raise ValueError(f"no stage {stage!r} (there are: {', '.join(FOLDERS)})")
+        options = [*(["--single-item"] if stage else []), *(["--force"] if force else [])]
+        with self._held() as dvc:
+            try:
+                ran = dvc.run("repro", *options, stages[-1], on_line=on_line)
+            finally:
+                self._pin()
+        return Outputs({one: self.folder / FOLDERS[one] for one in stages}, tuple(ran))
+
+    def push(self) -> None:
+        """Copy what the last runs made, and the pins, to the remote. Raises WorkspaceError."""
+        kept = self.remote / PINS / self.name
+        with self._held() as dvc:
+            pins = [pin for pin in self._pins() if not (kept / pin.name).exists()]
+            targets = [*_stages_in(self.lock), *(f"{PINS}/{pin.name}" for pin in pins)]
+            if targets:
+                dvc.run("push", "--quiet", *targets)
+            for pin in pins:
+                _replace(kept / pin.name, pin.read_text())
+
+    def checkout(self, dataset_id: str) -> Path:
+        """Fetch a former data set into a folder of its own, and check its files; returns it.
+
+        Raises:
+            WorkspaceBusy: a run is under way.
+            WorkspaceError: there never was one, or neither cache nor remote has its files.
+        """
+        pin, kept = self._pin_of(dataset_id), self.remote / PINS / self.name / f"{dataset_id}.dvc"
+        if not pin.exists() and not kept.exists():
+            raise WorkspaceError(f"{pin}: there is no data set {dataset_id!r} of {self.name} here")
+        with self._held() as dvc:
+            if not pin.exists():
+                _replace(pin, kept.read_text())
+            dvc.run("pull", "--quiet", "--force", f"{PINS}/{pin.name}")
+        fetched = pin.with_suffix("")
+        try:
+            verify(fetched, read_manifest(fetched))
+        except DatasetChanged as error:
+            raise WorkspaceError(str(error)) from error
+        return fetched
+
+    def _pins(self) -> list[Path]:
+        return sorted((self.folder / PINS).glob("*.dvc"))
+
+    def _pin_of(self, dataset_id: str) -> Path:
+        return self.folder / PINS / f"{dataset_id}.dvc"
+
+    def _pin(self) -> None:
+        """Keep what leads to the data set that was just made; the first of an id stays."""
+        made = _stages_in(self.lock).get("dataset")
+        folder = self.folder / FOLDERS["dataset"]
+        if made is None or not (folder / MANIFEST).exists():
+            return  # the stage failed, and says so itself
+        pin = self._pin_of(read_manifest(folder).dataset_id)
+        if not pin.exists():
+            _replace(pin, yaml.safe_dump({"outs": [made["outs"][0] | {"path": pin.stem}]}))
+
+    @contextmanager
+    def _held(self) -> Iterator[Dvc]:
+        """The workspace to ourselves, with what a killed run left put right."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise self._busy("") from error
+            left = orphans(self.folder.resolve())
+            if left:
+                raise self._busy(f" (process {', '.join(map(str, left))})")
+            self._configure()
+            drop_stale_locks(self.folder / ".dvc" / "tmp" / "rwlock")
+            with self._whole_lock():
+                yield Dvc(self.folder, stage_environment(self.settings), file.fileno())
+
+    @contextmanager
+    def _whole_lock(self) -> Iterator[None]:
+        """Keep a copy of DVC's lock file, which it writes bit by bit; put it back after a kill.
+
+        What is lost by that is in DVC's cache of runs, and is found there.
+        """
+        mark, lock = self.folder / ".dvc" / "under-way", self.folder / LOCK
+        if mark.exists():
+            lock.unlink(missing_ok=True)
+            if self._kept_lock.exists():
+                _replace(lock, self._kept_lock.read_text())
+        mark.touch()
+        try:
+            yield
+        except WorkspaceError:
+            self._keep_lock()
+            mark.unlink()
+            raise
+        self._keep_lock()
+        mark.unlink()
+
+    @property
+    def _kept_lock(self) -> Path:
+        return self.folder / ".dvc" / "lock.kept"
+
+    def _keep_lock(self) -> None:
+        if self.lock:
+            _replace(self._kept_lock, self.lock)
+
+    def _busy(self, who: str) -> WorkspaceBusy:
+        return WorkspaceBusy(
+            f"{self.folder}: a run of {self.name} is under way{who}; wait for its end, or stop it"
+        )
+
+    def _configure(self) -> None:
+        config = self.folder / ".dvc" / "config"
+        site = self.folder / ".dvc" / "site"
+        _replace(config, CONFIG.format(site=site, remote=self.remote))
+
+
+def _stages_in(lock: str) -> dict[str, Any]:
+    """Stages of a lock file by name."""
+    stages: dict[str, Any] = (yaml.safe_load(lock) or {}).get("stages", {})
+    return stages
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole, under its name at once; untouched if it says that already."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text)
+    os.replace(fresh, path)
