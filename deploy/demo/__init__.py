@@ -1,0 +1,1 @@
+"""`llmops demo`: simulated users drive the whole loop on the running stack; a report of it."""
