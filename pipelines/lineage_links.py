@@ -1,0 +1,436 @@
+"""The lifecycle's part of lineage: data sets, trainings, verdicts, versions, runs, experiments,
+promotions.
+
+Effects point to causes, so that from feedback one follows the effects down to the promotion, and
+from a promotion the causes up to the first feedback:
+
+    feedback, request ◀─ dataset ◀─ training ◀─ verdict ◀─ model_version ◀─ adapter ◀─ request
+                            ▲─ run                              ▲─ experiment ◀─ verdict, request
+                                                                ▲─ promotion
+
+A run worked on a data set and made what came after it. What a candidate was compared with is in the
+verdict's details and is not followed: it would lead through all generations before.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+
+from evals.verdicts import VerdictRow
+from gateway.database import Database
+from gateway.lineage import Node, Relations
+from gateway.lineage_links import COLUMNS, RECENT, request_node
+from gateway.request_log import LogReader
+from pipelines.tables import (
+    DatasetExampleRow,
+    DatasetRow,
+    ExperimentRow,
+    ModelVersionRow,
+    PromotionRow,
+    RunRow,
+    TrainingRow,
+)
+
+BASE = "base"
+URI = "models:/"
+ROLLBACK = "rollback"
+IN_LOG = MappingProxyType({"adapter": "answered with", "experiment": "took part in"})
+
+
+class PipelineLinks:
+    """Links from the lifecycle's tables. With `reader`, also to requests of adapters, experiments.
+
+    One query for each relation of a node; none for an example of a data set.
+    """
+
+    def __init__(self, database: Database, reader: LogReader | None = None):
+        self._database = database
+        self._reader = reader
+
+    def named(self, identifier: str) -> Iterable[Node]:
+        """What has this id; a version by `name/version` or `models:/name/version`, an adapter by
+        the name that it is served by, and a model by its alias."""
+        if "\x00" in identifier:
+            return []
+        with self._database.session() as session:
+            return list(_named(session, identifier))
+
+    def described(self, node: Node) -> Node:
+        """A node of the lifecycle with its details."""
+        if node.details or node.kind not in _FIND:
+            return node
+        with self._database.session() as session:
+            return next(iter(_FIND[node.kind](session, node.id)), node)
+
+    def causes(self, node: Node) -> Relations:
+        """What it was made with or from, or decided by."""
+        if node.kind not in _CAUSES:
+            return []
+        with self._database.session() as session:
+            return list(_CAUSES[node.kind](session, node))
+
+    def effects(self, node: Node) -> Relations:
+        """What was made with or from it; of an adapter or experiment also its latest requests."""
+        found: list[tuple[str, Node]] = []
+        if node.kind in _EFFECTS:
+            with self._database.session() as session:
+                found += _EFFECTS[node.kind](session, node)
+        return found + list(self._requests(node))
+
+    def _requests(self, node: Node) -> Relations:
+        if self._reader is None or node.kind not in IN_LOG:
+            return []
+        rows = self._reader.rows(f"{node.kind} = ?", [node.id], columns=COLUMNS, limit=RECENT)
+        return [(IN_LOG[node.kind], request_node(row)) for row in rows]
+
+
+def _named(session: Session, identifier: str) -> Iterator[Node]:
+    for kind in ("dataset", "training", "verdict", "run", "experiment", "promotion"):
+        yield from _FIND[kind](session, identifier.lower())
+    for kind in ("adapter", "model"):
+        yield from _FIND[kind](session, identifier)
+    yield from _version(session, identifier.removeprefix(URI))
+
+
+def _nodes(session: Session, query: Select[Any]) -> Iterator[Node]:
+    return (_NODE[type(row)](row) for row in session.scalars(query))
+
+
+def _version(session: Session, identifier: str) -> Iterator[Node]:
+    name, slash, version = identifier.rpartition("/")
+    row = session.get(ModelVersionRow, (name, version)) if slash else None
+    return iter([] if row is None else [version_node(row)])
+
+
+def _adapter(session: Session, name: str) -> Iterator[Node]:
+    for table in (ModelVersionRow, TrainingRow):
+        row = session.scalars(select(table).where(table.adapter == name).limit(1)).first()
+        if row is not None:
+            yield Node("adapter", name, details={"path": row.adapter_path})
+            return
+
+
+def _model(session: Session, alias: str) -> Iterator[Node]:
+    """An alias of the gateway that the lifecycle has to do with, and where it points now."""
+    moves = select(PromotionRow).where(PromotionRow.alias == alias)
+    last = session.scalars(moves.order_by(PromotionRow.promotion_id.desc()).limit(1)).first()
+    if last is not None:
+        champion = BASE if last.to_version is None else f"{last.name}/{last.to_version}"
+        details = {"champion": champion, "since": last.created_at.isoformat()}
+        yield Node("model", alias, details=details)
+        return
+    tried = select(ExperimentRow.alias).where(ExperimentRow.alias == alias).limit(1)
+    if session.scalars(tried).first() is not None:
+        yield Node("model", alias, details={"champion": BASE})
+
+
+def _dataset_causes(session: Session, node: Node) -> Relations:
+    """All its feedback and requests by id alone: one query, however many they are."""
+    query = (
+        select(DatasetExampleRow.feedback_id, DatasetExampleRow.request_id)
+        .where(DatasetExampleRow.dataset_id == node.id)
+        .order_by(DatasetExampleRow.position)
+    )
+    for feedback_id, request_id in session.execute(query):
+        yield "made from", Node("feedback", feedback_id)
+        yield "made from", Node("request", request_id)
+
+
+def _example_effects(session: Session, node: Node) -> Relations:
+    column = {
+        "feedback": DatasetExampleRow.feedback_id,
+        "request": DatasetExampleRow.request_id,
+    }[node.kind]
+    with_it = select(DatasetExampleRow.dataset_id).where(column == node.id)
+    query = select(DatasetRow).where(DatasetRow.dataset_id.in_(with_it))
+    yield from (
+        ("made from", one) for one in _nodes(session, query.order_by(DatasetRow.created_at))
+    )
+
+
+def _dataset_effects(session: Session, node: Node) -> Relations:
+    trainings = select(TrainingRow).where(TrainingRow.dataset_id == node.id)
+    for one in _nodes(session, trainings.order_by(TrainingRow.created_at)):
+        yield "trained on", one
+    runs = select(RunRow).where(RunRow.dataset_id == node.id).order_by(RunRow.run_id)
+    yield from (("worked on", one) for one in _nodes(session, runs))
+
+
+def _training_causes(session: Session, node: Node) -> Relations:
+    if node.details:
+        yield "trained on", Node("dataset", node.details["dataset_id"])
+        yield from _made_by(session, RunRow.training_id == node.id)
+
+
+def _training_effects(session: Session, node: Node) -> Relations:
+    if node.details:
+        yield "made by", Node("adapter", node.details["adapter"])
+    verdicts = select(VerdictRow).where(VerdictRow.subject == node.details.get("adapter"))
+    for row in session.scalars(verdicts.order_by(VerdictRow.verdict_id)):
+        if _judged_training(row.evidence) in (None, node.id) and not _measured_in(session, row):
+            yield "judged", verdict_node(row)
+    versions = select(ModelVersionRow).where(ModelVersionRow.training_id == node.id)
+    yield from (("trained by", one) for one in _nodes(session, versions))
+
+
+def _verdict_causes(session: Session, node: Node) -> Relations:
+    row = session.get(VerdictRow, node.id)
+    if row is None:
+        return
+    experiments = _measured_in(session, row)
+    yield from (("measured in", one) for one in experiments)
+    if not experiments:
+        training = _judged_training(row.evidence)
+        known = (
+            TrainingRow.training_id == training
+            if training
+            else TrainingRow.adapter == (row.subject)
+        )
+        yield from (("judged", one) for one in _nodes(session, select(TrainingRow).where(known)))
+    yield from _made_by(session, RunRow.verdict_id == node.id)
+
+
+def _verdict_effects(session: Session, node: Node) -> Relations:
+    versions = select(ModelVersionRow).where(ModelVersionRow.verdict_id == node.id)
+    yield from (("let through by", one) for one in _nodes(session, versions))
+    moves = select(PromotionRow).where(PromotionRow.verdict_id == node.id)
+    yield from (("decided by", one) for one in _nodes(session, moves))
+
+
+def _version_causes(session: Session, node: Node) -> Relations:
+    details = node.details
+    if details:
+        yield "trained by", Node("training", details["training_id"])
+        if details["verdict_id"]:
+            yield "let through by", Node("verdict", details["verdict_id"])
+        of_it = (RunRow.name == details["name"]) & (RunRow.version == details["version"])
+        yield from _made_by(session, of_it)
+
+
+def _version_effects(session: Session, node: Node) -> Relations:
+    name, _, version = node.id.rpartition("/")
+    if node.details:
+        yield "is", Node("adapter", node.details["adapter"])
+    tried = select(ExperimentRow).where(
+        ExperimentRow.name == name, ExperimentRow.version == version
+    )
+    yield from (
+        ("tried", one) for one in _nodes(session, tried.order_by(ExperimentRow.experiment_id))
+    )
+    moves = select(PromotionRow).where(
+        PromotionRow.name == name,
+        or_(
+            PromotionRow.to_version == version,
+            (PromotionRow.kind == ROLLBACK) & (PromotionRow.from_version == version),
+        ),
+    )
+    for row in session.scalars(moves.order_by(PromotionRow.promotion_id)):
+        moved_to = row.to_version == version
+        yield "moved to" if moved_to else "moved away from", promotion_node(row)
+
+
+def _adapter_causes(session: Session, node: Node) -> Relations:
+    versions = select(ModelVersionRow).where(ModelVersionRow.adapter == node.id)
+    yield from (
+        ("is", one) for one in _nodes(session, versions.order_by(ModelVersionRow.created_at))
+    )
+    trainings = select(TrainingRow).where(TrainingRow.adapter == node.id)
+    yield from (
+        ("made by", one) for one in _nodes(session, trainings.order_by(TrainingRow.created_at))
+    )
+
+
+def _run_causes(session: Session, node: Node) -> Relations:
+    if node.details.get("dataset_id"):
+        yield "worked on", Node("dataset", node.details["dataset_id"])
+
+
+def _run_effects(session: Session, node: Node) -> Relations:
+    details = node.details
+    for kind in ("training", "verdict"):
+        if details.get(f"{kind}_id"):
+            yield "made by", Node(kind, details[f"{kind}_id"])
+    if details.get("version"):
+        yield "made by", Node("model_version", f"{details['name']}/{details['version']}")
+
+
+def _experiment_causes(session: Session, node: Node) -> Relations:
+    details = node.details
+    if not details:
+        return
+    yield "tried on", Node("model", details["alias"])
+    if details["version"]:
+        yield "tried", Node("model_version", f"{details['name']}/{details['version']}")
+    else:  # both arms are the same
+        yield from (("answered by", Node("adapter", one)) for one in details["adapters"])
+
+
+def _experiment_effects(session: Session, node: Node) -> Relations:
+    if node.details.get("verdict_id"):
+        yield "measured in", Node("verdict", node.details["verdict_id"])
+    moves = select(PromotionRow).where(PromotionRow.experiment_id == node.id)
+    yield from (("decided by", one) for one in _nodes(session, moves))
+
+
+def _promotion_causes(session: Session, node: Node) -> Relations:
+    details = node.details
+    if not details:
+        return
+    for kind in ("experiment", "verdict"):
+        if details[f"{kind}_id"]:
+            yield "decided by", Node(kind, details[f"{kind}_id"])
+    if details["to_version"]:
+        yield "moved to", Node("model_version", f"{details['name']}/{details['to_version']}")
+    if details["kind"] == ROLLBACK and details["from_version"]:
+        left = f"{details['name']}/{details['from_version']}"
+        yield "moved away from", Node("model_version", left)
+    yield "moved", Node("model", details["alias"])
+
+
+def _model_effects(session: Session, node: Node) -> Relations:
+    """The newest first: what an alias was moved to, and what was tried on it."""
+    moves = select(PromotionRow).where(PromotionRow.alias == node.id)
+    moves = moves.order_by(PromotionRow.promotion_id.desc())
+    yield from (("moved", one) for one in _nodes(session, moves))
+    tried = select(ExperimentRow).where(ExperimentRow.alias == node.id)
+    tried = tried.order_by(ExperimentRow.experiment_id.desc())
+    yield from (("tried on", one) for one in _nodes(session, tried))
+
+
+def _made_by(session: Session, condition: Any) -> Relations:
+    runs = select(RunRow).where(condition).order_by(RunRow.run_id)
+    return [("made by", one) for one in _nodes(session, runs)]
+
+
+def _judged_training(evidence: Mapping[str, Any]) -> str | None:
+    training: str | None = evidence.get("training_id")
+    return training
+
+
+def _measured_in(session: Session, row: VerdictRow) -> list[Node]:
+    """The experiments that this verdict is on."""
+    told = row.evidence.get("experiment_id")
+    query = select(ExperimentRow).where(
+        or_(ExperimentRow.verdict_id == row.verdict_id, ExperimentRow.experiment_id == told)
+    )
+    return list(_nodes(session, query))
+
+
+def _details(row: Any, *names: str) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in names}
+    return {
+        name: value.isoformat() if hasattr(value, "isoformat") else value
+        for name, value in values.items()
+    }
+
+
+def dataset_node(row: DatasetRow) -> Node:
+    """A data set."""
+    return Node("dataset", row.dataset_id, details=_details(row, "name", "created_at"))
+
+
+def training_node(row: TrainingRow) -> Node:
+    """A training, with how it was configured and what it measured."""
+    names = ("name", "dataset_id", "adapter", "adapter_digest", "base_model", "base_digest",
+             "configuration", "metrics", "git_sha", "created_at")  # fmt: skip
+    return Node("training", row.training_id, details=_details(row, *names))
+
+
+def verdict_node(row: VerdictRow) -> Node:
+    """A verdict, with its numbers and reasons."""
+    names = ("decision", "subject", "baseline", "metrics", "reasons", "evidence", "created_at")
+    return Node("verdict", row.verdict_id, details=_details(row, *names))
+
+
+def version_node(row: ModelVersionRow) -> Node:
+    """A version, by its name in MLflow's registry."""
+    names = ("name", "version", "training_id", "verdict_id", "adapter", "created_at")
+    return Node("model_version", f"{row.name}/{row.version}", details=_details(row, *names))
+
+
+def run_node(row: RunRow) -> Node:
+    """A pass of the train pipeline."""
+    names = ("name", "state", "stage", "message", "dataset_id", "training_id", "verdict_id",
+             "version", "git_sha", "started_at", "ended_at")  # fmt: skip
+    return Node("run", row.run_id, details=_details(row, *names))
+
+
+def experiment_node(row: ExperimentRow) -> Node:
+    """An experiment; `adapters` are those of its arms."""
+    names = ("alias", "name", "version", "state", "verdict_id", "message", "started_at", "ended_at")
+    details = _details(row, *names)
+    adapters = {arm.get("variant", arm).get("adapter") for arm in row.arms} - {None}
+    return Node("experiment", row.experiment_id, details=details | {"adapters": sorted(adapters)})
+
+
+def promotion_node(row: PromotionRow) -> Node:
+    """A move of an alias."""
+    names = ("kind", "alias", "name", "from_version", "to_version", "experiment_id", "verdict_id",
+             "actor", "reason", "state", "created_at")  # fmt: skip
+    return Node("promotion", row.promotion_id, details=_details(row, *names))
+
+
+_NODE: Mapping[type[Any], Callable[[Any], Node]] = MappingProxyType(
+    {
+        DatasetRow: dataset_node,
+        TrainingRow: training_node,
+        VerdictRow: verdict_node,
+        ModelVersionRow: version_node,
+        RunRow: run_node,
+        ExperimentRow: experiment_node,
+        PromotionRow: promotion_node,
+    }
+)
+
+
+def _by_key(table: type[Any]) -> Callable[[Session, str], Iterator[Node]]:
+    def find(session: Session, identifier: str) -> Iterator[Node]:
+        row = session.get(table, identifier)
+        return iter([] if row is None else [_NODE[table](row)])
+
+    return find
+
+
+_FIND: Mapping[str, Callable[[Session, str], Iterator[Node]]] = MappingProxyType(
+    {
+        "dataset": _by_key(DatasetRow),
+        "training": _by_key(TrainingRow),
+        "verdict": _by_key(VerdictRow),
+        "run": _by_key(RunRow),
+        "experiment": _by_key(ExperimentRow),
+        "promotion": _by_key(PromotionRow),
+        "model_version": _version,
+        "adapter": _adapter,
+        "model": _model,
+    }
+)
+_CAUSES: Mapping[str, Callable[[Session, Node], Relations]] = MappingProxyType(
+    {
+        "dataset": _dataset_causes,
+        "training": _training_causes,
+        "verdict": _verdict_causes,
+        "model_version": _version_causes,
+        "adapter": _adapter_causes,
+        "run": _run_causes,
+        "experiment": _experiment_causes,
+        "promotion": _promotion_causes,
+    }
+)
+_EFFECTS: Mapping[str, Callable[[Session, Node], Relations]] = MappingProxyType(
+    {
+        "feedback": _example_effects,
+        "request": _example_effects,
+        "dataset": _dataset_effects,
+        "training": _training_effects,
+        "verdict": _verdict_effects,
+        "model_version": _version_effects,
+        "adapter": lambda session, node: [],
+        "run": _run_effects,
+        "experiment": _experiment_effects,
+        "promotion": lambda session, node: [],
+        "model": _model_effects,
+    }
+)
