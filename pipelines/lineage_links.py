@@ -24,6 +24,7 @@ from gateway.database import Database
 from gateway.lineage import Node, Relations
 from gateway.lineage_links import COLUMNS, RECENT, request_node
 from gateway.request_log import LogReader
+from pipelines.lineage_nodes import node_of
 from pipelines.tables import (
     DatasetExampleRow,
     DatasetRow,
@@ -96,20 +97,23 @@ def _named(session: Session, identifier: str) -> Iterator[Node]:
 
 
 def _nodes(session: Session, query: Select[Any]) -> Iterator[Node]:
-    return (_NODE[type(row)](row) for row in session.scalars(query))
+    return (node_of(row) for row in session.scalars(query))
 
 
 def _version(session: Session, identifier: str) -> Iterator[Node]:
     name, slash, version = identifier.rpartition("/")
     row = session.get(ModelVersionRow, (name, version)) if slash else None
-    return iter([] if row is None else [version_node(row)])
+    return iter([] if row is None else [node_of(row)])
 
 
 def _adapter(session: Session, name: str) -> Iterator[Node]:
-    for table in (ModelVersionRow, TrainingRow):
-        row = session.scalars(select(table).where(table.adapter == name).limit(1)).first()
-        if row is not None:
-            yield Node("adapter", name, details={"path": row.adapter_path})
+    for path in (
+        select(ModelVersionRow.adapter_path).where(ModelVersionRow.adapter == name),
+        select(TrainingRow.adapter_path).where(TrainingRow.adapter == name),
+    ):
+        found = session.scalars(path.limit(1)).first()
+        if found is not None:
+            yield Node("adapter", name, details={"path": found})
             return
 
 
@@ -171,7 +175,7 @@ def _training_effects(session: Session, node: Node) -> Relations:
     verdicts = select(VerdictRow).where(VerdictRow.subject == node.details.get("adapter"))
     for row in session.scalars(verdicts.order_by(VerdictRow.verdict_id)):
         if _judged_training(row.evidence) in (None, node.id) and not _measured_in(session, row):
-            yield "judged", verdict_node(row)
+            yield "judged", node_of(row)
     versions = select(ModelVersionRow).where(ModelVersionRow.training_id == node.id)
     yield from (("trained by", one) for one in _nodes(session, versions))
 
@@ -229,7 +233,7 @@ def _version_effects(session: Session, node: Node) -> Relations:
     )
     for row in session.scalars(moves.order_by(PromotionRow.promotion_id)):
         moved_to = row.to_version == version
-        yield "moved to" if moved_to else "moved away from", promotion_node(row)
+        yield "moved to" if moved_to else "moved away from", node_of(row)
 
 
 def _adapter_causes(session: Session, node: Node) -> Relations:
@@ -241,6 +245,14 @@ def _adapter_causes(session: Session, node: Node) -> Relations:
     yield from (
         ("made by", one) for one in _nodes(session, trainings.order_by(TrainingRow.created_at))
     )
+
+
+def _adapter_effects(session: Session, node: Node) -> Relations:
+    """Experiments whose arms were all the same: they tried no version."""
+    same = select(ExperimentRow).where(ExperimentRow.version.is_(None))
+    for one in _nodes(session, same.order_by(ExperimentRow.experiment_id)):
+        if node.id in one.details["adapters"]:
+            yield "answered by", one
 
 
 def _run_causes(session: Session, node: Node) -> Relations:
@@ -319,77 +331,10 @@ def _measured_in(session: Session, row: VerdictRow) -> list[Node]:
     return list(_nodes(session, query))
 
 
-def _details(row: Any, *names: str) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in names}
-    return {
-        name: value.isoformat() if hasattr(value, "isoformat") else value
-        for name, value in values.items()
-    }
-
-
-def dataset_node(row: DatasetRow) -> Node:
-    """A data set."""
-    return Node("dataset", row.dataset_id, details=_details(row, "name", "created_at"))
-
-
-def training_node(row: TrainingRow) -> Node:
-    """A training, with how it was configured and what it measured."""
-    names = ("name", "dataset_id", "adapter", "adapter_digest", "base_model", "base_digest",
-             "configuration", "metrics", "git_sha", "created_at")  # fmt: skip
-    return Node("training", row.training_id, details=_details(row, *names))
-
-
-def verdict_node(row: VerdictRow) -> Node:
-    """A verdict, with its numbers and reasons."""
-    names = ("decision", "subject", "baseline", "metrics", "reasons", "evidence", "created_at")
-    return Node("verdict", row.verdict_id, details=_details(row, *names))
-
-
-def version_node(row: ModelVersionRow) -> Node:
-    """A version, by its name in MLflow's registry."""
-    names = ("name", "version", "training_id", "verdict_id", "adapter", "created_at")
-    return Node("model_version", f"{row.name}/{row.version}", details=_details(row, *names))
-
-
-def run_node(row: RunRow) -> Node:
-    """A pass of the train pipeline."""
-    names = ("name", "state", "stage", "message", "dataset_id", "training_id", "verdict_id",
-             "version", "git_sha", "started_at", "ended_at")  # fmt: skip
-    return Node("run", row.run_id, details=_details(row, *names))
-
-
-def experiment_node(row: ExperimentRow) -> Node:
-    """An experiment; `adapters` are those of its arms."""
-    names = ("alias", "name", "version", "state", "verdict_id", "message", "started_at", "ended_at")
-    details = _details(row, *names)
-    adapters = {arm.get("variant", arm).get("adapter") for arm in row.arms} - {None}
-    return Node("experiment", row.experiment_id, details=details | {"adapters": sorted(adapters)})
-
-
-def promotion_node(row: PromotionRow) -> Node:
-    """A move of an alias."""
-    names = ("kind", "alias", "name", "from_version", "to_version", "experiment_id", "verdict_id",
-             "actor", "reason", "state", "created_at")  # fmt: skip
-    return Node("promotion", row.promotion_id, details=_details(row, *names))
-
-
-_NODE: Mapping[type[Any], Callable[[Any], Node]] = MappingProxyType(
-    {
-        DatasetRow: dataset_node,
-        TrainingRow: training_node,
-        VerdictRow: verdict_node,
-        ModelVersionRow: version_node,
-        RunRow: run_node,
-        ExperimentRow: experiment_node,
-        PromotionRow: promotion_node,
-    }
-)
-
-
 def _by_key(table: type[Any]) -> Callable[[Session, str], Iterator[Node]]:
     def find(session: Session, identifier: str) -> Iterator[Node]:
         row = session.get(table, identifier)
-        return iter([] if row is None else [_NODE[table](row)])
+        return iter([] if row is None else [node_of(row)])
 
     return find
 
@@ -427,10 +372,9 @@ _EFFECTS: Mapping[str, Callable[[Session, Node], Relations]] = MappingProxyType(
         "training": _training_effects,
         "verdict": _verdict_effects,
         "model_version": _version_effects,
-        "adapter": lambda session, node: [],
+        "adapter": _adapter_effects,
         "run": _run_effects,
         "experiment": _experiment_effects,
-        "promotion": lambda session, node: [],
         "model": _model_effects,
     }
 )
