@@ -32,8 +32,13 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "logs": Subcommand("logs", "Read and keep the request log."),
         "costs": Subcommand("costs", "Sum tokens and money; reconcile them with node-hours."),
         "feedback": Subcommand("feedback", "Read and check feedback."),
+        "train": Subcommand("train", "Feedback to data set, training, gate and registry."),
+        "experiment": Subcommand("experiment", "Try a model version on live traffic."),
+        "promote": Subcommand("promote", "Make a model version the champion of an alias."),
+        "rollback": Subcommand("rollback", "Go back to the champion before, at once."),
         "audit": Subcommand("audit", "Show who changed what, when and why."),
         "lineage": Subcommand("lineage", "Follow any id through everything it is linked with."),
+        "demo": Subcommand("demo", "The whole loop, once around, with simulated users."),
     }
 )
 

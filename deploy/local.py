@@ -50,7 +50,7 @@ def bring_up(
             raise StackError("\n".join(str(problem) for problem in found))
         keeper = Keeper(home)
         shutil.rmtree(home / "run" / "metrics", ignore_errors=True)  # of processes long gone
-        for folder in ("run/metrics", "logs", "spool", "redis", "mlflow", "models"):
+        for folder in ("run/metrics", "logs", "spool", "redis", "mlflow", "models", "adapters"):
             (home / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         uptime.close_open(keeper.run_dir)
         environ = part_environment(home, config_path, settings.environ)
@@ -102,10 +102,10 @@ def take_down(home: Path, say: Say) -> int:
 
 
 def _stop_parts(keeper: Keeper, say: Say) -> None:
-    """Gateway and shipper one after the other, then the rest at once, then the keeper itself."""
+    """Controller, gateway, shipper one by one, then the rest at once, then the keeper itself."""
     process = _keeper_process(keeper)
     try:
-        for part in ("gateway", "shipper"):
+        for part in ("controller", "gateway", "shipper"):
             _stop(keeper, say, {part})
         _stop(keeper, say, {state.part for state in keeper.states()})
         keeper.shutdown()

@@ -13,6 +13,7 @@ from gateway.configuration import Configuration
 from gateway.settings import Settings
 
 GPU = Path("/dev/nvidia0")
+LORA_SLOTS = 4
 EAGER = ("--enforce-eager",)  # compiling takes minutes on a CPU and gains nothing there
 PYTHON = (sys.executable, "-P", "-m")
 
@@ -90,6 +91,7 @@ def parts_of(configuration: Configuration, stack: Stack, settings: Settings) -> 
     ]
     gateway = _gateway(configuration, [part.name for part in parts])
     parts += [_admin(configuration), gateway, *_shipper(stack, settings)]
+    parts += _controller(configuration, stack, settings)
     return parts
 
 
@@ -179,6 +181,10 @@ def _engine(stack: Stack, settings: Settings) -> list[Part]:
                 "PYTHONPATH": "",
                 "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+                # After a restart an adapter is loaded when it is first asked for, before the
+                # controller has come round. Names come from splits alone.
+                "VLLM_PLUGINS": "lora_filesystem_resolver",
+                "VLLM_LORA_RESOLVER_CACHE_DIR": str((settings.home / "adapters").absolute()),
                 "VLLM_NO_USAGE_STATS": "1",
                 "HF_HUB_OFFLINE": "1",
             },
@@ -195,7 +201,12 @@ def _engine(stack: Stack, settings: Settings) -> list[Part]:
 
 def _engine_command(stack: Stack, python: Path, folder: Path) -> tuple[str, ...]:
     engine = stack.engine
-    adapters = ("--enable-lora", "--max-lora-rank", str(engine.lora_rank))
+    # With one slot (the default) two adapters in an experiment keep pushing each other out, and one
+    # whose folder is gone takes the whole engine down when it is brought in again.
+    adapters = (
+        "--enable-lora", "--max-lora-rank", str(engine.lora_rank),
+        "--max-loras", str(LORA_SLOTS), "--max-cpu-loras", str(LORA_SLOTS * 4),
+    )  # fmt: skip
     return (
         str(python), "-m", "vllm.entrypoints.openai.api_server",
         "--model", str(folder.absolute()), "--served-model-name", engine.name,
@@ -289,6 +300,22 @@ def _shipper(stack: Stack, settings: Settings) -> list[Part]:
             needs=("gateway",),  # nothing is there to ship before, and the gateway answers sooner
             memory_mb=250,
             requires=(Requirement("deltalake", "pip install -c constraints.txt -e '.[log]'"),),
+            start_seconds=60,
+        )
+    ]
+
+
+def _controller(configuration: Configuration, stack: Stack, settings: Settings) -> list[Part]:
+    if not stack.controller.enabled or configuration.mlflow.tracking_uri is None:
+        return []
+    return [
+        Part(
+            name="controller",
+            command=(*PYTHON, "pipelines.controller"),
+            check=(settings.home / "run" / "controller.alive").as_uri(),
+            needs=("gateway",),
+            memory_mb=200,
+            requires=(Requirement("numpy", "pip install -c constraints.txt -e '.[lifecycle]'"),),
             start_seconds=60,
         )
     ]

@@ -100,6 +100,8 @@ class Stack(Section):
     Attributes:
         embeddings: the embedding server (its settings are in `embeddings`).
         shipper: the process that moves the spool into the request log's table.
+        controller: the process that loads adapters on the engine's replicas and decides
+            experiments; it runs where `mlflow.tracking_uri` is set.
         models_dir: where converted models are kept; LLMOPS_HOME/models by default. Several
             installations may share one.
     """
@@ -109,6 +111,7 @@ class Stack(Section):
     mlflow: MLflow = MLflow()
     embeddings: Switch = Switch()
     shipper: Switch = Switch()
+    controller: Switch = Switch()
     models_dir: Path | None = None
 
 

@@ -32,6 +32,7 @@ def test_the_packaged_default_is_valid(tmp_path: Path):
     parts = _parts(tmp_path, _default())
     assert list(parts) == [
         "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper",
+        "controller",
     ]  # fmt: skip
     assert parts["gateway"].needs == ("redis", "mlflow", "engine", "embeddings")
     assert parts["embeddings"].needs == ("redis",)

@@ -1,0 +1,90 @@
+"""`llmops train`: one pass of the train pipeline, and what became of former ones."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.commands.lifecycle import installation_of, looked_up
+from deploy.commands.state import open_state
+from evals.records import Verdict
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def llm(
+    spec: Annotated[Path, typer.Argument(help="a spec file, or a packaged spec's name")] = Path(
+        "extractor"
+    ),
+    fresh: Annotated[
+        bool, typer.Option(help="throw away the checkpoints of a run that was killed")
+    ] = False,
+) -> None:
+    """Feedback to data set, LoRA training, evaluation against the champion, gate, registration.
+
+    Exit code 0 if a version was registered, 100 if the gate did not let the candidate through.
+    """
+    from pipelines.passes import run_pass
+    from pipelines.spec import load_spec
+
+    console = Console()
+    with open_state() as state, looked_up():
+        given = load_spec(spec)
+        installation = installation_of(state)
+        with console.status(f"training {given.name}") as status:
+
+            def show(stage: str, percent: int, what: str) -> None:
+                if console.is_terminal:
+                    status.update(f"{stage} {percent:3d} % {what}")
+                elif percent in (0, 100):
+                    console.print(f"{stage} {percent} % {what}", highlight=False)
+
+            outcome = run_pass(installation, given, show, fresh=fresh)
+    console.print(f"data set {outcome.dataset_id}, training {outcome.training_id}")
+    print_verdict(console, outcome.verdict)
+    if outcome.version is None:
+        raise typer.Exit(100)
+    console.print(
+        f"registered: {given.name} version {outcome.version}, served as {outcome.adapter}"
+    )
+    console.print(f"next: llmops experiment start {given.alias} {outcome.version}")
+
+
+@app.command()
+def status(name: Annotated[str, typer.Argument(help="the model's name")] = "extractor") -> None:
+    """The latest runs of a model: state, stage, what they made, why they ended."""
+    from pipelines.runs import latest
+
+    table = Table("run", "state", "stage", "data set", "version", "started", "message")
+    with open_state() as state:
+        for row in latest(state.database, name):
+            table.add_row(
+                row.run_id,
+                row.state,
+                row.stage,
+                (row.dataset_id or "")[:12],
+                row.version or "",
+                row.started_at.isoformat(timespec="seconds"),
+                row.message or "",
+            )
+    Console().print(table)
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """A verdict as a table, and its reasons."""
+    title = f"{verdict.subject} against {verdict.baseline}: {verdict.decision}"
+    table = Table("metric", "baseline", "candidate", "difference", "interval", "n", "", title=title)
+    for metric in verdict.metrics:
+        numbers = (metric.baseline, metric.candidate, metric.delta)
+        shown = ["-" if value is None else f"{value:.3f}" for value in numbers]
+        interval = (
+            "-" if metric.ci_low is None else f"[{metric.ci_low:+.3f}, {metric.ci_high:+.3f}]"
+        )
+        passed = {True: "passed", False: "failed", None: ""}[metric.passed]
+        table.add_row(metric.name, *shown, interval, str(metric.n), passed)
+    console.print(table)
+    for reason in verdict.reasons:
+        console.print(f"  {reason}", highlight=False, soft_wrap=True)

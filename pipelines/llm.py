@@ -1,0 +1,105 @@
+"""Language models in the lifecycle: data sets from feedback, LoRA adapters, vLLM replicas."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evals.answers import Subject, answer_cases
+from evals.cases import load_cases
+from evals.records import Answer, Case
+from pipelines.datasets import Manifest, freeze
+from pipelines.installation import Installation
+from pipelines.kinds import Fitted, LogMetrics, ModelKind, Say
+from pipelines.spec import Spec
+from rlhf.conversation import content_hash
+from rlhf.examples import Selection, collect
+
+ROLLOUT_SECONDS = 10.0
+
+
+def build_dataset(installation: Installation, spec: Spec, out: Path) -> Manifest:
+    """Corrected and approved answers to the alias's requests, without the held-out cases."""
+    held_out = {content_hash(case.messages) for case in load_cases(spec.cases_path)}
+    collected = collect(
+        installation.reader,
+        installation.database,
+        Selection(
+            tenant=spec.dataset.tenant,
+            alias=spec.alias,
+            since=spec.dataset.since,
+            positive_metric=spec.dataset.positive_metric,
+            excluded=frozenset(held_out),
+        ),
+    )
+    return freeze(
+        collected,
+        spec.name,
+        out,
+        validation_share=spec.dataset.validation_share,
+        seed=spec.dataset.seed,
+        minimum=spec.dataset.minimum,
+    )
+
+
+def fit(
+    installation: Installation, spec: Spec, dataset: Path, out: Path, log: LogMetrics
+) -> Fitted:
+    """A LoRA adapter on the spec's base model."""
+    from rlhf.adapter import inspect, require_fit, served_name
+    from rlhf.finetune import FinetuneConfig, finetune
+
+    base = installation.model_folder(spec.base_model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result = finetune(
+        FinetuneConfig(**spec.training),
+        base,
+        dataset / "train.jsonl",
+        dataset / "validation.jsonl",
+        out,
+        log,
+    )
+    info = inspect(result.adapter)
+    require_fit(result.adapter, info.base_digest, installation.lora_rank)
+    metrics = {
+        "first_loss": result.first_loss,
+        "last_loss": result.last_loss,
+        "validation_loss": result.validation_loss,
+        "train_steps": float(result.steps),
+        "train_seconds": result.seconds,
+    }
+    return Fitted(
+        served_name=served_name(spec.name, info),
+        digest=info.digest,
+        path=result.adapter,
+        base_model=spec.base_model,
+        base_digest=info.base_digest,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+    )
+
+
+def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> None:
+    """Load `adapter` on every replica and see it in each one's list of models."""
+    replicas = installation.replicas_of(spec.alias)
+    asyncio.run(replicas.load(adapter, path, within=ROLLOUT_SECONDS))
+
+
+def answer(
+    installation: Installation, spec: Spec, adapter: str | None, cases: Sequence[Case], say: Say
+) -> list[Answer]:
+    """Ask the engine each case: the adapter, or the plain model."""
+    upstream, plain = installation.upstream_of(spec.alias)
+    subject = Subject(
+        url=(upstream.replicas or (upstream.url,))[0],
+        model=adapter or plain,
+        parameters=spec.evaluation.parameters,
+        concurrency=spec.evaluation.concurrency,
+    )
+    done: Mapping[str, Answer] = {}
+
+    def progress(count: int, total: int) -> None:
+        say(100 * count // max(total, 1), f"{count}/{total} answers")
+
+    return asyncio.run(answer_cases(cases, subject, progress, done))
+
+
+LLM = ModelKind(build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)
