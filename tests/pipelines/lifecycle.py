@@ -17,7 +17,6 @@ from gateway.database import Database, now
 from gateway.feedback import FeedbackStore, NewFeedback
 from gateway.request_log import LogReader
 from gateway.splits import find_split
-from gateway.variants import Split
 from pipelines.champion import Champion, Services, champion_of
 from pipelines.experiment import Trial, start
 from pipelines.plan import Plan
@@ -28,7 +27,6 @@ from pipelines.tables import (
     PromotionRow,
     TrainingRow,
 )
-from tests.pipelines.scripted_engine import ScriptedEngine
 from tests.spooled_requests import final, record, write_segment
 
 ALIAS = "extractor"
@@ -109,7 +107,7 @@ class State:
     """What the state database holds of the alias, read at once."""
 
     champion: Champion
-    split: Split | None
+    split: Any
     experiments: list[ExperimentRow]
     promotions: list[PromotionRow]
     actions: list[str]
@@ -234,8 +232,3 @@ def backdate(database: Database, experiment: ExperimentRow, started_at: datetime
     with database.transaction() as session:
         session.get_one(ExperimentRow, experiment.experiment_id).started_at = started_at
     experiment.started_at = started_at
-
-
-def engine_serves(engine: ScriptedEngine) -> set[str]:
-    """Names of the adapters on an engine."""
-    return set(engine.adapters)

@@ -130,7 +130,8 @@ async def test_of_two_that_start_at_once_one_wins(services, database):
     threads = [threading.Thread(target=work, args=each) for each in enumerate(("1", "2"))]
     for thread in threads:
         thread.start()
-    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "ExperimentRow"]
     after = state_of(database)
     assert len(after.experiments) == 1
@@ -255,7 +256,8 @@ async def test_a_better_candidate_is_promoted_in_one_step(services, traffic, dat
     traffic.users(experiment, 100, {"champion": 0.25, "challenger": 0.75}, first=8)
     finding = examine(experiment, watched)
     assert finding.decision is Decision.PROMOTE
-    assert finding.result.ci_low > 0 and finding.result.passed is True
+    result: Any = finding.result
+    assert result.ci_low > 0 and result.passed is True
     ended = await conclude(services, experiment.experiment_id, finding)
 
     after = state_of(database)
@@ -269,7 +271,7 @@ async def test_a_better_candidate_is_promoted_in_one_step(services, traffic, dat
     assert promotion.verdict_id == ended.verdict_id
     assert after.actions == ["experiment.start", "experiment.promoted", "champion.promote"]
     with database.session() as session:
-        verdict = find_verdict(session, ended.verdict_id)
+        verdict: Any = find_verdict(session, str(ended.verdict_id))
     assert verdict.subject == adapter_name("1") and verdict.baseline == "base"
     assert verdict.evidence["experiment_id"] == experiment.experiment_id
     assert sum(verdict.evidence["users"].values()) == 108
@@ -457,13 +459,13 @@ def test_feedback_that_never_comes_ends_at_the_hours():
 
 
 def test_results_are_in_the_metrics_own_unit_and_direction():
-    rating = find(row(metric="rating"), observed([0.25] * 30, [0.75] * 30), now()).result
+    rating: Any = find(row(metric="rating"), observed([0.25] * 30, [0.75] * 30), now()).result
     assert (rating.baseline, rating.candidate, rating.delta) == (2.0, 4.0, 2.0)
     assert rating.ci_low < 2.0 < rating.ci_high
     running = row(metric="seconds")
     scale = plan("seconds")
-    slow, quick = [scale.scaled(9.0)] * 30, [scale.scaled(2.0)] * 30
-    faster = find(running, observed(slow, quick), now())
+    slow, quick = ([float(scale.scaled(value) or 0)] * 30 for value in (9.0, 2.0))
+    faster: Any = find(running, observed(slow, quick), now())
     assert faster.decision is Decision.PROMOTE
     assert faster.result.baseline == pytest.approx(9.0)
     assert faster.result.delta == pytest.approx(-7.0)

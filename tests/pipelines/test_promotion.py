@@ -54,14 +54,21 @@ def services(database: Database, engine: ScriptedEngine) -> Services:
     return Services(database, Replicas([engine.url]))
 
 
-async def promoted(services: Services, version: str, **changes: Any) -> Moved:
+async def promoted(services: Services, version: str, **changes: Any) -> Any:
     given: dict[str, Any] = {"actor": "anna", "reason": "it is better"} | changes
     return await promote(services, Promotion(alias=ALIAS, name=ALIAS, version=version, **given))
 
 
-async def rolled_back(services: Services, **changes: Any) -> Moved:
+async def rolled_back(services: Services, **changes: Any) -> Any:
     given: dict[str, Any] = {"actor": "ben", "reason": "it answers nonsense"} | changes
     return await rollback(services, Rollback(alias=ALIAS, **given))
+
+
+def only_entry(database: Database, action: str) -> Any:
+    """The one row of the audit trail with this action."""
+    with database.session() as session:
+        (entry,) = entries(session, AuditFilter(action=action))
+    return entry
 
 
 async def test_promotion_moves_traffic_and_says_why(services, database):
@@ -71,8 +78,7 @@ async def test_promotion_moves_traffic_and_says_why(services, database):
     assert after.arms() == {"champion": adapter_name("1")}
     assert (after.champion.version, after.champion.can_go_back) == ("1", True)
     assert after.actions == ["champion.promote"]
-    with database.session() as session:
-        (entry,) = entries(session, AuditFilter(subject=f"alias:{ALIAS}"))
+    entry = only_entry(database, "champion.promote")
     assert entry.change.reason == "it is better" and entry.change.actor == "anna"
     assert entry.change.before == {"version": None, "adapter": None}
     assert entry.change.after == {"version": "1", "adapter": adapter_name("1")}
@@ -104,8 +110,7 @@ async def test_promotion_is_refused_where_something_is_missing(services, databas
     assert state_of(database).actions == []
     engine.refusal = None
     await promoted(services, "3", unjudged="a drill")
-    with database.session() as session:
-        (entry,) = entries(session, AuditFilter(action="champion.promote"))
+    entry = only_entry(database, "champion.promote")
     assert entry.change.evidence["unjudged"] == "a drill"
 
 
@@ -238,7 +243,8 @@ async def test_of_two_at_once_one_wins_and_the_other_is_told(services, database,
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
     (won,) = [one for one in outcomes if isinstance(one, Moved)]
     (told,) = [one for one in outcomes if isinstance(one, Conflict)]
     assert won.adapter == adapter_name("1")
