@@ -37,7 +37,7 @@ FOLDERS: Mapping[str, str] = {
     "evaluate": "evaluation",
     "register": "version",
 }
-FACTS: Mapping[str, str] = {"base": "", "champion": ""}
+FACTS: Mapping[str, str] = {"base": "", "cases": "", "champion": ""}
 LOCK, PINS = "dvc.lock", "pins"
 CONFIG = """\
 [core]
@@ -94,8 +94,8 @@ class Workspace:
     def prepare(self, spec: str, facts: Mapping[str, str] = FACTS) -> None:
         """Make the workspace, or bring it up to date: the pipeline, spec.yaml and facts.yaml.
 
-        `facts` are what stages depend on beside spec and data: `base`, the digest of the base
-        model's weights, and `champion`, whom a candidate is compared with.
+        `facts` are what stages depend on beside spec and data: `base` and `cases`, digests of the
+        base model's weights and of the held-out cases, and `champion`, whom a candidate meets.
 
         Raises:
             WorkspaceBusy: a run is under way.

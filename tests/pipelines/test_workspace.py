@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -287,17 +286,6 @@ def test_an_error_in_the_listener_stops_dvc_and_the_stage(workspace, script):
     assert workspace.reproduce(None).ran == ALL
 
 
-def test_two_threads_cannot_both_run(workspace, script):
-    script.say(examples=30, steps=40, step_seconds=0.05)
-    thread = threading.Thread(target=workspace.reproduce, args=(None,))
-    thread.start()
-    wait_until(lambda: steps(workspace) >= 1)
-    with pytest.raises(WorkspaceBusy):
-        workspace.push()
-    thread.join()
-    workspace.push()
-
-
 def test_no_network_is_reached_for(script, tmp_path):
     spy = """
 import os, socket
@@ -329,19 +317,12 @@ socket.getaddrinfo = noted("resolve", socket.getaddrinfo)
     assert "connect" in (tmp_path / "spied").read_text()
 
 
-def test_it_works_inside_a_git_repository_and_leaves_that_alone(script, tmp_path):
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    (tmp_path / ".gitignore").write_text("*\n")
-    workspace = Workspace(script.settings, "extractor")
-    workspace.prepare(spec())
-    assert workspace.reproduce(None).ran == ALL
-    assert not list(workspace.folder.rglob(".gitignore"))
-
-
-def test_paths_with_odd_letters(tmp_path):
+def test_in_a_git_repository_under_a_path_with_odd_letters(tmp_path):
     script = StageScript(tmp_path / "with space, # and %s")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     workspace = Workspace(script.settings, "extractor")
     workspace.prepare(spec())
     assert workspace.reproduce(None).ran == ALL
     workspace.push()
     assert list(workspace.remote.rglob("*.dir"))
+    assert not list(workspace.folder.rglob(".gitignore"))
