@@ -20,6 +20,7 @@ from evals.records import Answer, Case
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.5  # before the second attempt; twice as long before each further one
+LONGEST_PAUSE_SECONDS = 10.0  # that a server's retry-after is heeded for
 ERROR_CHARACTERS = 300
 OWN_FIELDS = frozenset(("model", "messages"))
 Progress = Callable[[int, int], None]
@@ -48,10 +49,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request's outcome; `passing`: it failed for a reason that may pass."""
+    """One request's outcome; `wait`: seconds to wait at least before the next one, if it failed for
+    a reason that may pass, else None."""
 
     answer: Answer
-    passing: bool = False
+    wait: float | None = None
 
 
 def request_body(subject: Subject, case: Case) -> bytes:
@@ -135,9 +137,9 @@ async def _ask(session: aiohttp.ClientSession, subject: Subject, case: Case) -> 
     body, pause = request_body(subject, case), PAUSE_SECONDS
     for _ in range(ATTEMPTS - 1):
         attempt = await _attempt(session, subject.url, case.case_id, body)
-        if not attempt.passing:
+        if attempt.wait is None:
             return attempt.answer
-        await asyncio.sleep(pause)
+        await asyncio.sleep(max(pause, attempt.wait))
         pause *= 2
     return (await _attempt(session, subject.url, case.case_id, body)).answer
 
@@ -146,8 +148,8 @@ async def _attempt(session: aiohttp.ClientSession, url: str, case_id: str, body:
     """Send one request. Its time is its own: neither waiting for a turn nor pauses count."""
     started = perf_counter()
 
-    def failed(error: str, *, passing: bool = False) -> Attempt:
-        return Attempt(Answer(case_id, "", _since(started), error=error), passing)
+    def failed(error: str, wait: float | None = None) -> Attempt:
+        return Attempt(Answer(case_id, "", _since(started), error=error), wait)
 
     try:
         async with session.post(
@@ -157,12 +159,18 @@ async def _attempt(session: aiohttp.ClientSession, url: str, case_id: str, body:
     except TimeoutError:
         return failed(f"no answer from {url} within {session.timeout.total:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return failed(f"{url}: {type(error).__name__}: {error}", passing=True)
+        return failed(f"{url}: {type(error).__name__}: {error}", wait=0.0)
     if response.status != 200:
-        passing = response.status == 429 or response.status >= 500
-        return failed(f"{url} answered {response.status}: {_said(raw)}", passing=passing)
+        return failed(f"{url} answered {response.status}: {_said(raw)}", _wait(response))
     answer = _read(case_id, raw, _since(started))
     return Attempt(answer) if answer else failed(f"{url}: not a chat completion: {_said(raw)}")
+
+
+def _wait(response: aiohttp.ClientResponse) -> float | None:
+    if response.status != 429 and response.status < 500:
+        return None
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked), LONGEST_PAUSE_SECONDS) if asked.isdecimal() else 0.0
 
 
 def _since(started: float) -> float:

@@ -226,6 +226,8 @@ def test_failing_never_helps_a_candidate(failed):
     whole = verdict_on({"right": (before, after)}, BETTER).metrics[0]
     holed = verdict_on({"right": (before, holes)}, BETTER).metrics[0]
     assert holed.n == whole.n
+    assert holed.ci_low is not None
+    assert whole.ci_low is not None
     assert holed.ci_low <= whole.ci_low
 
 
