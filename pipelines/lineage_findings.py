@@ -1,0 +1,141 @@
+"""What the lineage check looks at and what it finds: links, each ok, erased or broken."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from gateway.database import Database
+from gateway.request_log import LogReader
+from pipelines.lineage_mlflow import MLflowFacts
+from pipelines.mlflow_api import MLflowAway
+
+BROKEN_SHOWN = 50
+
+
+class LinkState(StrEnum):
+    """`erased`: it is gone because a person was forgotten, or by the configured age: no fault."""
+
+    OK = "ok"
+    ERASED = "erased"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of the chain.
+
+    Attributes:
+        of: the thing that it is a link of, such as `model_version extractor/3`.
+        to: what it leads to, such as `training 4f2a…`.
+        found: what was found; where it is broken, what is wrong and what to do.
+    """
+
+    of: str
+    to: str
+    state: LinkState
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All links of the chains that were asked for, in the order of the chain, last things first.
+
+    `versions` are the model versions whose chains these are.
+    """
+
+    versions: tuple[str, ...]
+    links: tuple[Link, ...]
+
+    @property
+    def broken(self) -> tuple[Link, ...]:
+        """The links that do not hold."""
+        return tuple(link for link in self.links if link.state is LinkState.BROKEN)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all hold."""
+        return not self.broken
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        chains = ", ".join(self.versions) or "no model version"
+        erased = sum(link.state is LinkState.ERASED for link in self.links)
+        gaps = f", {erased} erased by order" if erased else ""
+        if self.whole:
+            return f"{chains}: {len(self.links)} links, all there{gaps}"
+        return f"{chains}: {len(self.broken)} of {len(self.links)} links are broken{gaps}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the check looks.
+
+    Attributes:
+        fetch: fetches a data set's files, given model name and data set id, into a folder; raises
+            RuntimeError where they are gone. None: files are not looked at.
+        retain_days: age at which the log forgets requests, if it does.
+    """
+
+    database: Database
+    reader: LogReader
+    mlflow: MLflowFacts
+    fetch: Callable[[str, str], Path] | None = None
+    retain_days: int | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """Links as they are found; the same link is told once."""
+
+    links: dict[tuple[str, str], Link] = field(default_factory=dict)
+
+    def ok(self, of: str, to: str, found: str = "") -> None:
+        """It holds."""
+        self._add(Link(of, to, LinkState.OK, found))
+
+    def erased(self, of: str, to: str, found: str) -> None:
+        """It was cut by order."""
+        self._add(Link(of, to, LinkState.ERASED, found))
+
+    def broken(self, of: str, to: str, found: str) -> None:
+        """It does not hold."""
+        self._add(Link(of, to, LinkState.BROKEN, found))
+
+    def judged(self, of: str, to: str, problems: Sequence[str], found: str = "") -> None:
+        """Broken if there is a problem, else ok."""
+        if problems:
+            self.broken(of, to, "; ".join(problems))
+        else:
+            self.ok(of, to, found)
+
+    def several(self, of: str, to: str, missing: Sequence[str], found: str) -> None:
+        """Many links of one kind: one line if all hold, else a line for each that does not."""
+        for one in missing[:BROKEN_SHOWN]:
+            self.broken(of, f"{to} {one}", found)
+        if len(missing) > BROKEN_SHOWN:
+            rest = len(missing) - BROKEN_SHOWN
+            self.broken(of, f"{to} …", f"{rest} more like these")
+
+    @contextmanager
+    def asking_mlflow(self) -> Iterator[None]:
+        """MLflow being away is one broken link, and ends the block."""
+        try:
+            yield
+        except MLflowAway as error:
+            found = f"cannot be checked: {error}; bring MLflow back, then check again"
+            self.broken("registry", "MLflow", found)
+
+    def _add(self, link: Link) -> None:
+        self.links.setdefault((link.of, link.to), link)
+
+
+def differences(expected: dict[str, str | None], found: dict[str, str | None]) -> list[str]:
+    """A sentence for each name whose value is not what was expected; None and empty are equal."""
+    return [
+        f"{name} is {found.get(name) or 'missing'} there, {wanted or 'none'} here"
+        for name, wanted in expected.items()
+        if (found.get(name) or None) != (wanted or None)
+    ]
