@@ -133,7 +133,7 @@ def _prepared(teller: "Teller", stack: "Installed", seed: int, quick: bool) -> "
     from deploy.demo.users import arrivals
 
     terms = _terms(stack, seed, quick)
-    arriving = arrivals(seed, terms.budget.visits, terms.rule)
+    arriving = arrivals(seed, terms.rule)
     account = Account(terms, now(), {**facts(), **stack.loop.versions()})
     crowd = Crowd(stack.counter, arriving, terms.budget.at_once)
     return Story(stack.loop, crowd, teller, account)

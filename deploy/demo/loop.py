@@ -3,7 +3,7 @@ installation in this home. Nothing is decided here; every figure is read from wh
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from evals.cases import load_cases
 from evals.records import Answer, MetricResult
 from evals.scorers import exact_match
 from evals.verdicts import find_verdict
+from gateway.database import Conflict
 from gateway.errors import GatewayError
 from gateway.request_log import LogUnavailable
 from pipelines import experiment, promotion
@@ -156,7 +157,7 @@ class InstalledLoop:
             version=order.version,
             plan=plan.settled(metrics),
             actor=ACTOR,
-            unjudged=order.title,
+            unjudged=order.unjudged,
         )
         with _failing():
             services = services_for(self._installation, self._spec.alias)
@@ -186,7 +187,7 @@ class InstalledLoop:
         with _failing(), self._installation.database.session() as session:
             row = experiment.find_experiment(session, experiment_id)
         if row.state == RUNNING:
-            with _failing():
+            with _failing(), suppress(Conflict):  # the controller was faster
                 experiment.stop(self._installation.database, experiment_id, reason, ACTOR)
 
     def answered(self, users: str, since: datetime) -> Sequence[Answered]:

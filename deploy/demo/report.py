@@ -97,7 +97,7 @@ def markdown(account: Account, pictures: dict[str, str]) -> str:
     lines = [
         "# The loop, once around",
         "",
-        f"Written by `llmops demo --seed {terms.seed}` on {account.began:%Y-%m-%d} at "
+        f"Written by `llmops demo {terms.options}` on {account.began:%Y-%m-%d} at "
         f"{account.began:%H:%M} UTC; every figure is of that run. {ending(account)}",
         "",
         *section(grids.expectations(account)),

@@ -115,11 +115,13 @@ class TrialOrder:
         title: for the audit trail, such as `demo: A/B`.
         version: the candidate's; None: both arms are the champion (A/A).
         maximum_users: with this many users heard, an undecided experiment ends as held.
+        unjudged: why a candidate without a passing verdict is tried all the same; None: it is not.
     """
 
     title: str
     version: str | None
     maximum_users: int
+    unjudged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def drill(story: Story) -> None:
     champion = story.loop.champion().version
     ruined, adapter = story.loop.register_ruined(version, RUIN_REASON)
     story.teller.line(f"version {ruined}: {adapter}, version {version} with its weights spoilt")
-    casting = Casting("drill", ruined, story.terms.budget.drill_users)
+    casting = Casting("drill", ruined, story.terms.budget.drill_users, RUIN_REASON)
     trial = hold(story.loop, story.crowd, story.terms, casting, story.teller)
     story.account.trials.append(trial)
     story.expect("the controller rolls it back", trial.outcome, trial.state.state == ROLLED_BACK)

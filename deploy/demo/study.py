@@ -16,6 +16,7 @@ from deploy.demo.grids import Grid
 from deploy.demo.report import section, terms_grid
 from deploy.demo.stage import Trained
 from deploy.demo.story import Scene, Story, StoryEnds, before, fit, play
+from deploy.demo.terms import QUICK
 from evals.compare import paired
 from evals.records import MetricResult
 
@@ -83,10 +84,11 @@ def markdown(study: Study) -> str:
     """The page."""
     first = study.accounts[0]
     seeds = ",".join(str(account.terms.seed) for account in study.accounts)
+    quick = " --quick" if first.terms.budget == QUICK else ""
     lines = [
         "# The gain of one loop, over seeds",
         "",
-        f"Written by `llmops demo study --seeds {seeds}` on {first.began:%Y-%m-%d} at "
+        f"Written by `llmops demo study --seeds {seeds}{quick}` on {first.began:%Y-%m-%d} at "
         f"{first.began:%H:%M} UTC; every figure is of that run. {ending(study)}",
         "",
         *section(grid(study)),

@@ -18,7 +18,6 @@ class Budget:
 
     Attributes:
         before_users: users of the base model, whose feedback becomes the data set.
-        visits: requests of each user.
         held_out: held-out items that base and candidate are both asked; None: all.
         ab_users, aa_users, drill_users: users heard at which an undecided experiment is held.
         stray_seconds: after a decision, the loser may answer for that long.
@@ -29,22 +28,21 @@ class Budget:
         at_once: requests under way at once.
     """
 
-    before_users: int = 135
-    visits: int = 2
+    before_users: int = 200
     held_out: int | None = None
-    ab_users: int = 120
-    aa_users: int = 100
+    ab_users: int = 400
+    aa_users: int = 80
     drill_users: int = 120
     after_users: int = 8
     stray_seconds: float = 2.0
-    slack: float = 1.5
+    slack: float = 1.6
     decide_seconds: float = 30.0
     total_seconds: float = 900.0
     at_once: int = 16
 
 
 QUICK = Budget(
-    before_users=24, held_out=24, ab_users=60, aa_users=40, drill_users=60, decide_seconds=20.0
+    before_users=32, held_out=24, ab_users=90, aa_users=40, drill_users=60, decide_seconds=20.0
 )
 
 
@@ -71,6 +69,11 @@ class Terms:
         return hashlib.sha256(canonical).hexdigest()[:16]
 
     @property
+    def options(self) -> str:
+        """What replays it, as options of the command."""
+        return f"--seed {self.seed}" + (" --quick" if self.budget == QUICK else "")
+
+    @property
     def user_prefix(self) -> str:
         """What the ids of this run's users begin with."""
         return f"demo-{self.seed}-u"
@@ -86,7 +89,8 @@ class Terms:
             ("noise", f"{rule.noise:.0%} of the judgements are flipped"),
             ("silence", f"{rule.silence:.0%} of the requests get no feedback"),
             ("corrections", f"with {rule.corrects:.0%} of the judgements `not helpful`"),
-            ("before", f"{budget.before_users} users, {budget.visits} requests each"),
+            ("coming back", f"{rule.returns:.0%} of the users, once"),
+            ("before", f"{budget.before_users} users"),
             ("held-out items", held_out),
             ("A/B, A/A, drill", f"held at {budget.ab_users}, {budget.aa_users}, "
              f"{budget.drill_users} users heard, if undecided"),

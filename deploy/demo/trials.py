@@ -29,11 +29,13 @@ SETTLE_POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Casting:
-    """Who plays: the trial's name, the candidate (None: the champion itself), users at most."""
+    """Who plays: the trial's name, the candidate (None: the champion itself), users at most, and
+    why a candidate without a verdict may play."""
 
     name: str
     version: str | None
     users: int
+    unjudged: str | None = None
 
 
 @dataclass(slots=True)
@@ -58,7 +60,8 @@ def hold(loop: Loop, crowd: Crowd, terms: Terms, casting: Casting, teller: Telle
 
     One that is not decided in its budget, or that is interrupted, is stopped.
     """
-    order = TrialOrder(f"demo: {casting.name}", casting.version, casting.users)
+    title = f"demo: {casting.name}"
+    order = TrialOrder(title, casting.version, casting.users, casting.unjudged)
     experiment_id = loop.start_trial(order)
     teller.line(f"experiment {experiment_id}")
     try:

@@ -30,11 +30,13 @@ class Rule:
         noise: share of the judgements that are flipped.
         silence: share of the requests that get no feedback at all.
         corrects: share of the judgements `helpful` false that come with the right JSON.
+        returns: share of the users who come back, once, with another text.
     """
 
     noise: float = 0.10
     silence: float = 0.30
     corrects: float = 0.90
+    returns: float = 0.30
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,12 @@ def judged(text: str, expected: Any, mood: Mood) -> Opinion:
     return Opinion(right, helpful, correction)
 
 
-def arrivals(seed: int, visits: int, rule: Rule) -> Iterator[SimulatedUser]:
+def arrivals(seed: int, rule: Rule) -> Iterator[SimulatedUser]:
     """Users without end: `demo-<seed>-u001`, `…-u002`, …, each with texts of its own."""
     texts = _texts(seed)
+    drawn = random.Random(f"visits/{seed}")
     for number in count(1):
+        visits = 2 if drawn.random() < rule.returns else 1
         cases = tuple(next(texts) for _ in range(visits))
         yield SimulatedUser(f"demo-{seed}-u{number:03}", cases, rule, seed)
 

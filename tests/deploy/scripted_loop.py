@@ -127,12 +127,12 @@ class ScriptedGateway:
         return web.json_response({"feedback_id": str(uuid_utils.uuid7())})
 
 
-def gateway_for(seeds: Sequence[int], visits: int = 2, **options: Any) -> ScriptedGateway:
+def gateway_for(seeds: Sequence[int], **options: Any) -> ScriptedGateway:
     """A gateway that knows what the users of these seeds write about."""
     expected = {
         case.messages[-1]["content"]: case.expected
         for seed in seeds
-        for user in islice(arrivals(seed, visits, Rule()), 500)
+        for user in islice(arrivals(seed, Rule()), 500)
         for case in user.cases
     }
     return ScriptedGateway(expected, **options)

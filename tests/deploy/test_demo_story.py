@@ -34,7 +34,7 @@ def prepared(loop: ScriptedLoop, seed: int = SEED, budget: Budget = BUDGET) -> S
     """A story that has not begun."""
     terms = Terms("extractor", seed, budget=budget, thresholds=loop.thresholds())
     counter = Counter(loop.gateway.url, "sk", "extractor")
-    crowd = Crowd(counter, arrivals(seed, budget.visits, terms.rule), budget.at_once, 0.05)
+    crowd = Crowd(counter, arrivals(seed, terms.rule), budget.at_once, 0.05)
     account = Account(terms, now(), {"cores": "2"})
     return Story(loop, crowd, Teller(Console(file=io.StringIO(), width=120)), account)
 

@@ -19,7 +19,7 @@ MOODS = st.builds(Mood, silent=st.booleans(), flips=st.booleans(), corrects=st.b
 
 
 def _first(seed: int, number: int, rule: Rule | None = None) -> list[SimulatedUser]:
-    return list(islice(arrivals(seed, 2, rule or Rule()), number))
+    return list(islice(arrivals(seed, rule or Rule()), number))
 
 
 def test_the_users_module_reaches_for_nothing_but_the_task():
@@ -56,7 +56,9 @@ def _opinions(disguise: str) -> list[object]:
     async def sit(url: str) -> list[object]:
         async with Desk(Counter(url, "sk", "extractor"), connections=4) as desk:
             nosy = [NosyUser(u.user_id, u.cases, u.rule, u.seed) for u in _first(5, 30)]
-            return [await desk.visit(user, number) for user in nosy for number in range(2)]
+            return [
+                await desk.visit(user, number) for user in nosy for number in range(len(user.cases))
+            ]
 
     gateway = gateway_for([5], qualities={None: 0.5}, delay=0.0, disguise=disguise)
     with served(gateway):
@@ -90,7 +92,8 @@ def test_the_rule(text: str, mood: Mood):
 
 def test_what_is_drawn_has_the_shares_that_were_stated():
     rule = Rule()
-    moods = [user.mood(number) for user in _first(3, 2000, rule) for number in range(2)]
+    coming = _first(3, 4000, rule)
+    moods = [user.mood(0) for user in coming]
     for name, wanted in (
         ("silent", rule.silence),
         ("flips", rule.noise),
@@ -98,6 +101,8 @@ def test_what_is_drawn_has_the_shares_that_were_stated():
     ):
         found = sum(getattr(mood, name) for mood in moods) / len(moods)
         assert abs(found - wanted) < 4 * (wanted * (1 - wanted) / len(moods)) ** 0.5
+    returned = sum(len(user.cases) == 2 for user in coming) / len(coming)
+    assert abs(returned - rule.returns) < 4 * (0.25 / len(coming)) ** 0.5
 
 
 def test_a_seed_replays_and_another_is_somebody_else():
