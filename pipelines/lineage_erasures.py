@@ -22,7 +22,7 @@ ACTION = "log.erase"
 
 @dataclass(slots=True)
 class Order:
-    """An erasure that was carried out. `room`: rows that it touched and that explain nothing yet."""
+    """An erasure that was carried out. `room`: rows it touched that explain nothing yet."""
 
     audit_id: str
     at: datetime
@@ -46,7 +46,7 @@ class Excuses:
 
     def deleted(self, request_id: str) -> str | None:
         """Why a request's row is not in the log; None: nothing explains it."""
-        return self._given(request_id, deleted=True) or self._expired(request_id)
+        return self._given(request_id, deleted=True) or self.expired(request_id)
 
     def cleared(self, request_id: str) -> str | None:
         """Why feedback on a request that is in the log, without its bodies, is gone."""
@@ -70,7 +70,8 @@ class Excuses:
                 return f"erased (order {order.audit_id})"
         return None
 
-    def _expired(self, request_id: str) -> str | None:
+    def expired(self, request_id: str) -> str | None:
+        """Whether the configured age explains that what was made then is gone."""
         if self.retain_days is None:
             return None
         limit = now().date() - timedelta(days=self.retain_days)

@@ -55,13 +55,13 @@ def check_examples(
     _check_feedback(findings, of, examples, _Gaps(logged.keys(), cleared, excuses))
     _check_requests(findings, of, examples, logged, excuses)
     _check_names(findings, of, manifest, examples, logged)
-    keys = {one.key_id for one in examples} | {row["key_id"] for row in logged.values()}
-    _check_keys(session, findings, of, sorted(keys - {None}))
+    named = [one.key_id for one in examples] + [row["key_id"] for row in logged.values()]
+    _check_keys(session, findings, of, sorted({key for key in named if key}))
 
 
 def requests_in(reader: LogReader, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows of the log by request id: tenant, alias, key."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for wanted in _parts(sorted(set(ids)), ROWS_AT_ONCE):
         rows = reader.rows(
             "request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?::VARCHAR[]))",

@@ -64,7 +64,7 @@ def experiment_node(row: ExperimentRow) -> Node:
     """An experiment; `adapters` are those of its arms."""
     names = ("alias", "name", "version", "state", "verdict_id", "message", "started_at", "ended_at")
     details = _details(row, *names)
-    adapters = {arm.get("variant", arm).get("adapter") for arm in row.arms} - {None}
+    adapters = {arm["variant"]["adapter"] for arm in row.arms} - {None}
     return Node("experiment", row.experiment_id, details=details | {"adapters": sorted(adapters)})
 
 

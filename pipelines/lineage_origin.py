@@ -1,6 +1,5 @@
-"""The lineage check from a model version back: MLflow, run, verdict, training, adapter, data set."""
+"""The lineage check from a model version back: MLflow, run, verdict, training, adapter, data."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
@@ -66,7 +65,8 @@ def _check_registered(
         expected["base_digest"] = training.base_digest
         if row.adapter == training.adapter:
             expected["adapter_digest"] = training.adapter_digest
-    problems = differences({"run_id": row.training_id} | expected, found)
+    expected["run_id"] = row.training_id
+    problems = differences(expected, found)
     if problems:
         problems.append("MLflow's tags and the state database disagree: find out who changed which")
     findings.judged(of, to, problems)

@@ -1,0 +1,173 @@
+"""The lineage check: is every link there, from a registered version to the first feedback, and
+from the promotion to the log?
+
+Rows, files, MLflow and the log are compared with each other; none is believed alone. What was
+registered is what any of them knows of, so a row that vanished is missed by the others. Nothing is
+changed. What an erasure order covers is a gap that is told and is no fault.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.errors import NotFound
+from pipelines.champion import champion_of
+from pipelines.lineage_findings import Findings, Link, LinkState, Report, Sources
+from pipelines.lineage_heard import check_heard
+from pipelines.lineage_moves import (
+    Answered,
+    answered,
+    check_alias,
+    check_audit,
+    check_experiment,
+    check_log,
+    check_promotion,
+)
+from pipelines.lineage_origin import check_version
+from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow, RunRow
+
+__all__ = ["Link", "LinkState", "Report", "Sources", "check", "check_champion", "check_one"]
+
+NAMED = (ModelVersionRow, RunRow, ExperimentRow, PromotionRow)
+
+
+def check(sources: Sources, name: str | None = None) -> Report:
+    """Check all versions of `name`, or of every registered model, and all that moved traffic.
+
+    Raises:
+        NotFound: nothing is known of `name`.
+        LogUnavailable: the request log cannot be read.
+    """
+    checking = _Checking.begun(sources)
+    with sources.database.session() as session:
+        known = _names(session)
+        if name is not None and name not in known:
+            raise NotFound(
+                f"no model {name!r} was registered by this installation (there are: "
+                f"{', '.join(known) or 'none'})",
+                param="name",
+            )
+        wanted = known if name is None else [name]
+        versions = [(one, v) for one in wanted for v in checking.versions(session, one)]
+        aliases = _aliases(session, wanted)
+        checking.moves(session, wanted, aliases)
+        checking.origins(session, versions)
+    return checking.report(versions)
+
+
+def check_one(sources: Sources, name: str, version: str) -> Report:
+    """Check one version, and the experiments and promotions that it had part in."""
+    checking = _Checking.begun(sources)
+    with sources.database.session() as session:
+        checking.part(session, name, version)
+        checking.origins(session, [(name, version)])
+    return checking.report([(name, version)])
+
+
+def check_champion(sources: Sources, name: str) -> Report:
+    """Check the versions of `name` that are champion now, each with what made it champion.
+
+    Raises: NotFound if nothing is known of `name`.
+    """
+    checking = _Checking.begun(sources)
+    with sources.database.session() as session:
+        if name not in _names(session):
+            raise NotFound(f"no model {name!r} was registered by this installation", param="name")
+        versions = []
+        for alias in _aliases(session, [name]):
+            champion = champion_of(session, alias)
+            check_alias(sources, session, checking.findings, alias)
+            if champion.version is not None and champion.name_or(name) == name:
+                versions.append((name, champion.version))
+        for _, version in versions:
+            checking.part(session, name, version)
+        checking.origins(session, versions)
+    return checking.report(versions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checking:
+    """A check under way. `log` was read before the state database, which it refers to."""
+
+    sources: Sources
+    findings: Findings
+    log: Sequence[Answered]
+
+    @classmethod
+    def begun(cls, sources: Sources) -> "_Checking":
+        with sources.database.session() as session:
+            aliases = _aliases(session, _names(session))
+        return cls(sources, Findings(), answered(sources.reader, aliases))
+
+    def versions(self, session: Session, name: str) -> list[str]:
+        """All versions that state database or MLflow know of, oldest first."""
+        found: set[str | None] = set()
+        for table in (ModelVersionRow, RunRow, ExperimentRow):
+            query = select(table.version).where(table.name == name)
+            found |= set(session.scalars(query))
+        for row in session.scalars(select(PromotionRow).where(PromotionRow.name == name)):
+            found |= {row.from_version, row.to_version}
+        with self.findings.asking_mlflow():
+            found |= set(self.sources.mlflow.versions(name))
+        return sorted((one for one in found if one), key=lambda one: (len(one), one))
+
+    def moves(self, session: Session, names: Sequence[str], aliases: Sequence[str]) -> None:
+        """All promotions and experiments of the models, their aliases, and the log."""
+        for alias in aliases:
+            check_alias(self.sources, session, self.findings, alias)
+        check_audit(session, self.findings, aliases)
+        promotions = select(PromotionRow).where(PromotionRow.name.in_(names))
+        experiments = select(ExperimentRow).where(ExperimentRow.name.in_(names))
+        newest = PromotionRow.promotion_id.desc()
+        self._promotions(session, session.scalars(promotions.order_by(newest)))
+        latest = ExperimentRow.experiment_id.desc()
+        self._experiments(session, session.scalars(experiments.order_by(latest)))
+        check_log(session, self.findings, names, [one for one in self.log if one.alias in aliases])
+
+    def part(self, session: Session, name: str, version: str) -> None:
+        """What a version had part in."""
+        moves = select(PromotionRow).where(
+            PromotionRow.name == name,
+            (PromotionRow.to_version == version) | (PromotionRow.from_version == version),
+        )
+        tried = select(ExperimentRow).where(
+            ExperimentRow.name == name, ExperimentRow.version == version
+        )
+        aliases = _aliases(session, [name])
+        check_audit(session, self.findings, aliases)
+        self._promotions(session, session.scalars(moves))
+        self._experiments(session, session.scalars(tried))
+
+    def origins(self, session: Session, versions: Iterable[tuple[str, str]]) -> None:
+        """What the versions rest on."""
+        for name, version in versions:
+            check_version(self.sources, session, self.findings, name, version)
+
+    def report(self, versions: Iterable[tuple[str, str]]) -> Report:
+        """What was found."""
+        names = tuple(f"{name}/{version}" for name, version in versions)
+        return Report(names, tuple(self.findings.links.values()))
+
+    def _promotions(self, session: Session, rows: Iterable[PromotionRow]) -> None:
+        for row in rows:
+            check_promotion(session, self.findings, row)
+
+    def _experiments(self, session: Session, rows: Iterable[ExperimentRow]) -> None:
+        for row in rows:
+            check_experiment(session, self.findings, row, self.log)
+            check_heard(self.sources, session, self.findings, row)
+
+
+def _names(session: Session) -> list[str]:
+    """Registered models that anything is known of."""
+    return sorted({name for table in NAMED for name in session.scalars(select(table.name))})
+
+
+def _aliases(session: Session, names: Sequence[str]) -> list[str]:
+    """Aliases whose traffic was moved to versions of these models, or tried on them."""
+    found: set[str] = set()
+    for table in (PromotionRow, ExperimentRow):
+        found |= set(session.scalars(select(table.alias).where(table.name.in_(names))))
+    return sorted(found)
