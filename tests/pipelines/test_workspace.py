@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,7 @@ def workspace(script: StageScript) -> Workspace:
     return made
 
 
+@pytest.mark.slow
 def test_stages_run_in_order_and_only_where_something_changed(workspace, script):
     lines: list[str] = []
     first = workspace.reproduce(None, lines.append)
@@ -179,8 +181,8 @@ def run(script: StageScript, tmp_path: Path):
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a part may live on
         process.communicate()
 
 
