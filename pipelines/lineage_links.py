@@ -248,11 +248,22 @@ def _adapter_causes(session: Session, node: Node) -> Relations:
 
 
 def _adapter_effects(session: Session, node: Node) -> Relations:
-    """Experiments whose arms were all the same: they tried no version."""
-    same = select(ExperimentRow).where(ExperimentRow.version.is_(None))
-    for one in _nodes(session, same.order_by(ExperimentRow.experiment_id)):
-        if node.id in one.details["adapters"]:
+    """Experiments in which it was the candidate, and promotions that gave it the traffic."""
+    versions = select(ModelVersionRow.version).where(
+        ModelVersionRow.adapter == node.id, ModelVersionRow.name == ExperimentRow.name
+    )
+    tried = or_(ExperimentRow.version.in_(versions), ExperimentRow.version.is_(None))
+    query = select(ExperimentRow).where(tried).order_by(ExperimentRow.experiment_id)
+    for one in _nodes(session, query):
+        if one.details["candidate"] == node.id:
             yield "answered by", one
+    moves = select(PromotionRow).join(
+        ModelVersionRow,
+        (ModelVersionRow.name == PromotionRow.name)
+        & (ModelVersionRow.version == PromotionRow.to_version),
+    )
+    moves = moves.where(ModelVersionRow.adapter == node.id).order_by(PromotionRow.promotion_id)
+    yield from (("gave traffic to", one) for one in _nodes(session, moves))
 
 
 def _run_causes(session: Session, node: Node) -> Relations:
@@ -276,8 +287,8 @@ def _experiment_causes(session: Session, node: Node) -> Relations:
     yield "tried on", Node("model", details["alias"])
     if details["version"]:
         yield "tried", Node("model_version", f"{details['name']}/{details['version']}")
-    else:  # both arms are the same
-        yield from (("answered by", Node("adapter", one)) for one in details["adapters"])
+    if details["candidate"]:
+        yield "answered by", Node("adapter", details["candidate"])
 
 
 def _experiment_effects(session: Session, node: Node) -> Relations:
@@ -296,6 +307,11 @@ def _promotion_causes(session: Session, node: Node) -> Relations:
             yield "decided by", Node(kind, details[f"{kind}_id"])
     if details["to_version"]:
         yield "moved to", Node("model_version", f"{details['name']}/{details['to_version']}")
+        adapter = select(ModelVersionRow.adapter).where(
+            ModelVersionRow.name == details["name"],
+            ModelVersionRow.version == details["to_version"],
+        )
+        yield from (("gave traffic to", Node("adapter", one)) for one in session.scalars(adapter))
     if details["kind"] == ROLLBACK and details["from_version"]:
         left = f"{details['name']}/{details['from_version']}"
         yield "moved away from", Node("model_version", left)

@@ -6,6 +6,7 @@ from typing import Any
 
 from evals.verdicts import VerdictRow
 from gateway.lineage import Node
+from pipelines.champion import CHALLENGER
 from pipelines.tables import (
     DatasetRow,
     ExperimentRow,
@@ -61,11 +62,12 @@ def run_node(row: RunRow) -> Node:
 
 
 def experiment_node(row: ExperimentRow) -> Node:
-    """An experiment; `adapters` are those of its arms."""
+    """An experiment; `candidate` is the adapter that was tried, or the champion's in an A/A."""
     names = ("alias", "name", "version", "state", "verdict_id", "message", "started_at", "ended_at")
     details = _details(row, *names)
-    adapters = {arm["variant"]["adapter"] for arm in row.arms} - {None}
-    return Node("experiment", row.experiment_id, details=details | {"adapters": sorted(adapters)})
+    adapters = {arm["variant"]["name"]: arm["variant"]["adapter"] for arm in row.arms}
+    candidate = {"candidate": adapters.get(CHALLENGER)}
+    return Node("experiment", row.experiment_id, details=details | candidate)
 
 
 def promotion_node(row: PromotionRow) -> Node:
