@@ -12,6 +12,7 @@ from gateway.live import Snapshot
 from gateway.records import RequestRecord
 from gateway.routing import Target
 from gateway.spool import Part
+from gateway.variants import Variant
 
 MILLISECONDS = 1000
 
@@ -23,6 +24,7 @@ class Inference:
     Attributes:
         snapshot: the configuration that was in force when it came.
         raw, body: the request's bytes, and what they say.
+        variant: what the alias's split says of it, if there is one.
         part: where the log keeps an answer that is too long for memory.
         dropped_bytes: length of the answer's text that neither memory nor a file holds any more.
         own_seconds: time that the gateway itself spent on it.
@@ -37,6 +39,7 @@ class Inference:
     raw: bytes = b""
     body: dict[str, Any] | None = None
     target: Target | None = None
+    variant: Variant | None = None
     part: Part | None = None
     dropped_bytes: int = 0
     on_close: Callable[[], object] | None = None

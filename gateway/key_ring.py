@@ -71,6 +71,11 @@ class KeyRing:
         return self._keys.get(hmac.digest(self._secret, token.encode(), "sha256"))
 
     @property
+    def version(self) -> int:
+        """The number of the last change that was seen; who follows others' changes compares it."""
+        return self._seen
+
+    @property
     def stale_seconds(self) -> float:
         """Seconds since the database was last read with success; infinite before the first time."""
         return time.monotonic() - self._good_at

@@ -1,64 +1,101 @@
-"""A worker's splits in memory: found without the database, kept up to date by the version counter.
+"""A worker's splits in memory: found without the database, renewed when the version counter moves.
 
-With the database away the splits that are known stay in force; a request keeps the variant that it
-began with.
+The counter is polled once, by the key ring; what is compared here is the number that it saw. With
+the database away that number stands still and the known splits stay in force. A split is replaced
+as a whole and never changed: a request keeps the one that it found.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from gateway.database import Database, current_version
-from gateway.key_ring import POLL_SECONDS
-from gateway.splits import all_splits
-from gateway.variants import Split, Variant
+from gateway.key_ring import NEVER, POLL_SECONDS, KeyRing
+from gateway.live import Live, Snapshot
+from gateway.splits import SplitRow, find_split
+from gateway.variants import Split
 
-NEVER = -1
+COMPARE_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
 class LiveSplits:
-    """Alias to split, for one worker. `load` it before it is asked."""
+    """Alias to split, for one worker. `load` it before it is asked.
+
+    Attributes:
+        current: every split by its alias; replaced as a whole.
+    """
 
     def __init__(self, database: Database):
+        self.current: Mapping[str, Split] = {}
         self._database = database
-        self._splits: Mapping[str, Split] = {}
         self._seen = NEVER
-        self._healthy = True
-
-    def find(self, alias: str) -> Split | None:
-        """The split of `alias`, if there is one; reads no database."""
-        return self._splits.get(alias)
+        self._versions: Mapping[str, int] = {}  # of the rows, by alias
+        self._readable = True
+        self._checked: tuple[Mapping[str, Split] | None, Snapshot | None] = (None, None)
 
     def load(self) -> None:
-        """Read all splits if anything was changed since the last time.
+        """Read the splits that changed since the last time; all of them, the first time.
 
         Raises:
-            SQLAlchemyError: the database cannot be read; the splits are as they were.
+            SQLAlchemyError: the database cannot be read; the known splits stay.
         """
         with self._database.session() as session:
             version = current_version(session)
-            if version != self._seen:
-                self._splits = all_splits(session)
-                self._seen = version
+            if version < self._seen:  # the database was restored from an older copy
+                self._versions = {}
+            fresh, versions = self._read(session)
+        if fresh != self.current:
+            self.current = fresh
+        self._seen, self._versions = version, versions
 
-    async def refresh_forever(self) -> None:
-        """Keep up with the database until cancelled."""
+    async def follow_forever(self, ring: KeyRing, live: Live) -> None:
+        """Keep up with what the ring sees until cancelled; say which targets are missing."""
         while True:
-            try:
-                await asyncio.to_thread(self.load)
-                self._healthy = True
-            except (SQLAlchemyError, ValueError, TypeError, KeyError) as error:  # a damaged row too
-                if self._healthy:
-                    _log.warning("splits stay as they were: they cannot be read: %s", error)
-                self._healthy = False
+            if ring.version != self._seen:
+                await self._renew()
+            self.check(live.current)
+            await asyncio.sleep(COMPARE_SECONDS)
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Log the targets that the configuration lacks, once for each change of either."""
+        splits = self.current
+        if splits is self._checked[0] and snapshot is self._checked[1]:
+            return
+        self._checked = (splits, snapshot)
+        for alias, split in splits.items():
+            for arm in split.arms:
+                if not snapshot.routes.can_answer(arm.variant):
+                    _log.error(
+                        "split of %s: variant %s: target %s is not a model of configuration %s; "
+                        "its requests get 503 until the model is there or the split is changed",
+                        alias, arm.variant.name, arm.variant.target, snapshot.config_hash,
+                    )  # fmt: skip
+
+    def _read(self, session: Session) -> tuple[dict[str, Split], dict[str, int]]:
+        fresh, versions = {}, {}
+        for alias, version in session.execute(select(SplitRow.alias, SplitRow.version)).all():
+            versions[alias] = version
+            split = self.current.get(alias)
+            if version != self._versions.get(alias):
+                try:
+                    split = find_split(session, alias)
+                except ValueError as error:  # it must not keep the others from changing
+                    _log.error("split of %s: %s; it stays as it was known", alias, error)
+            if split is not None:
+                fresh[alias] = split
+        return fresh, versions
+
+    async def _renew(self) -> None:
+        try:
+            await asyncio.to_thread(self.load)
+            self._readable = True
+        except SQLAlchemyError as error:
+            if self._readable:
+                _log.warning("splits stay as they were: the database cannot be read: %s", error)
+            self._readable = False
             await asyncio.sleep(POLL_SECONDS)
-
-
-def with_parameters(body: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    """A request's body under a variant. Its parameters win over the caller's: else an arm would
-    not be what it says it is."""
-    return {**body, **variant.parameters} if variant.parameters else body

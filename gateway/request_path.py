@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -27,7 +27,7 @@ from gateway.inference import Inference
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import Live
-from gateway.live_splits import LiveSplits, with_parameters
+from gateway.live_splits import LiveSplits
 from gateway.records import RequestRecord, Status, usd_text
 from gateway.relay import Relay
 from gateway.routing import Target, cache_salt
@@ -35,7 +35,7 @@ from gateway.spool import SpoolUnavailable
 from gateway.stream import finish_reason_of
 from gateway.upstream import Answer, Call, Transport, refusal
 from gateway.usage import read_usage
-from gateway.variants import Split
+from gateway.variants import Split, unit_of, with_parameters
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
 OFF_LOOP_BYTES = 256 * 1024
@@ -164,26 +164,24 @@ class InferenceEndpoint:
     def _route(self, work: Inference) -> None:
         started = time.perf_counter()
         assert work.key is not None and work.body is not None
-        target = work.snapshot.routes.resolve(work.body["model"], work.key)
-        split = self.services.splits.find(work.body["model"])
-        if split is not None:
-            target = self._vary(work, split, target)
-        work.target = target
+        asked = work.body["model"]
+        target = work.target = work.snapshot.routes.resolve(asked, work.key)
+        split = self.services.splits.current.get(asked)
+        # Of an embedding's request a variant can only be who answers it.
+        if split is not None and (self.endpoint.streams or split.retargets):
+            target = self._vary(work, target, split)
         work.record.target = target.name
         work.spend(started)
 
-    def _vary(self, work: Inference, split: Split, target: Target) -> Target:
+    def _vary(self, work: Inference, asked: Target, split: Split) -> Target:
         """The target of the variant that this request's user, episode or key sticks to."""
         record = work.record
-        assert work.body is not None and record.tenant is not None and record.key_id is not None
-        variant = split.choose(record.tenant, record.user or record.episode_id or record.key_id)
+        assert record.tenant is not None and record.key_id is not None
+        unit = unit_of(record.user, record.episode_id, record.key_id)
+        variant = work.variant = split.choose(record.tenant, unit)
         record.variant, record.experiment = variant.name, split.experiment_id
-        if variant.target is not None:
-            target = work.snapshot.routes.variant_target(split.alias, variant)
-        if variant.adapter is not None and self.endpoint.streams:
-            record.adapter = variant.adapter
-            target = replace(target, model=variant.adapter)
-        work.body = with_parameters(work.body, variant)
+        record.adapter = variant.adapter
+        target = work.target = work.snapshot.routes.varied(asked, split, variant)
         return target
 
     def _intend(self, work: Inference) -> Call:
@@ -206,6 +204,8 @@ class InferenceEndpoint:
         upstream = target.upstream
         stream = self.endpoint.streams and bool(work.body.get("stream"))
         body = wire.upstream_body(work.body, target.model)
+        if work.variant is not None:
+            body = with_parameters(body, work.variant)
         headers = {"content-type": "application/json"}
         if stream and upstream.stream_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}

@@ -3,13 +3,28 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.configuration import WILDCARD, Configuration, Model, Upstream
 from gateway.errors import ModelNotFound, Unavailable
 from gateway.keys import Key
 from gateway.prices import PriceTable, Rates
-from gateway.variants import Variant
+from gateway.records import Status
+from gateway.variants import Split, Variant
+
+
+class VariantUnavailable(Unavailable):
+    """503: a split sends the request to an alias that the configuration does not have. The log has
+    it as `failed`: it is no fault of the caller's, and the arm did not answer."""
+
+    code = "variant_not_configured"
+    log_status = Status.FAILED
+
+    def __init__(self, alias: str, variant: Variant):
+        super().__init__(
+            f"The split of {alias!r} gives this request to its variant {variant.name!r}, which the "
+            f"model {variant.target!r} answers; the configuration has no such model."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +71,27 @@ class Routes:
             raise ModelNotFound(model)
         return self._target(WILDCARD, model)
 
-    def variant_target(self, alias: str, variant: Variant) -> Target:
-        """The target of a variant of `alias`. The key was allowed the alias: it is not asked again.
+    def can_answer(self, variant: Variant) -> bool:
+        """Whether the configuration lists the alias that `variant` sends requests to, if any."""
+        target = variant.target
+        return target is None or (target in self._targets and target != WILDCARD)
 
-        Raises Unavailable where the configuration no longer has it.
+    def varied(self, asked: Target, split: Split, variant: Variant) -> Target:
+        """Where a request for `asked` goes under a variant of its split.
+
+        The rates are those of the alias that answers; `alias` stays the one that was asked for. No
+        key is asked: it was allowed that alias. The split of another alias is not followed.
+
+        Raises:
+            VariantUnavailable: the configuration has no such target.
         """
-        target = self._targets.get(variant.target or alias)
-        if target is None:
-            raise Unavailable(
-                f"The variant {variant.name!r} of {alias!r} is answered by {variant.target!r}, "
-                "which is not configured.",
-                code="variant_not_configured",
-            )
+        target = asked
+        if variant.target is not None:
+            if not self.can_answer(variant):
+                raise VariantUnavailable(split.alias, variant)
+            target = replace(self._targets[variant.target], alias=asked.alias)
+        if variant.adapter is not None:
+            target = replace(target, model=variant.adapter)
         return target
 
     def aliases(self, key: Key) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 HASH_BYTES = 8
 HASH_SPACE = 1 << (8 * HASH_BYTES)
+OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Variant:
         target: another configured alias that answers; None: the alias itself.
         adapter: name under which the engine serves a LoRA adapter; None: the plain model.
         prompt_version: version of the prompt; None: the one that the request resolves to.
-        parameters: fields that are put into the request's body, such as `temperature`.
+        parameters: fields that are put into the request's body, such as `temperature`, in place
+            of the caller's own: else the arm would not be what it says it is.
     """
 
     name: str
@@ -59,6 +61,11 @@ class Split:
     experiment_id: str | None
     salt: str
 
+    @property
+    def retargets(self) -> bool:
+        """Whether another alias answers some units: only then does it concern embeddings."""
+        return any(arm.variant.target is not None for arm in self.arms)
+
     def choose(self, tenant: str, unit: str) -> Variant:
         """The variant of `unit`; the same every time while arms, weights and salt are the same."""
         if len(self.arms) == 1:
@@ -75,3 +82,19 @@ class Split:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON and the audit trail."""
         return asdict(self)
+
+
+def unit_of(user: str | None, episode_id: str | None, key_id: str) -> str:
+    """Who sticks to an arm: the request's user, else its episode, else its key; empty is none."""
+    return user or episode_id or key_id
+
+
+def with_parameters(body: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
+    """An upstream's body under a variant: its parameters in place of the caller's.
+
+    The two names of the limit on output tokens are one parameter: setting one removes the other.
+    """
+    given = variant.parameters
+    limited = any(name in given for name in OUTPUT_LIMITS)
+    kept = {n: v for n, v in body.items() if not (limited and n in OUTPUT_LIMITS)}
+    return kept | dict(given)

@@ -103,8 +103,8 @@ async def serve(settings: Settings) -> None:
     listener = listen(configuration.server)
     gc.freeze()
     background = (
-        ring.refresh_forever(), splits.refresh_forever(), spool.run(), _reload_forever(live),
-        _publish_metrics(metrics, parts),
+        ring.refresh_forever(), splits.follow_forever(ring, live), spool.run(),
+        _reload_forever(live), _publish_metrics(metrics, parts),
     )  # fmt: skip
     async with _running(server, *background):
         await server.serve(sockets=[listener])
