@@ -45,7 +45,7 @@ def fit(
     installation: Installation, spec: Spec, dataset: Path, out: Path, log: LogMetrics
 ) -> Fitted:
     """A LoRA adapter on the spec's base model."""
-    from rlhf.adapter import inspect, require_fit, served_name
+    from rlhf.adapter import require_fit, served_name
     from rlhf.finetune import FinetuneConfig, finetune
 
     base = installation.model_folder(spec.base_model)
@@ -58,8 +58,7 @@ def fit(
         out,
         log,
     )
-    info = inspect(result.adapter)
-    require_fit(result.adapter, info.base_digest, installation.lora_rank)
+    info = require_fit(result.adapter, base, installation.lora_rank)
     metrics = {
         "first_loss": result.first_loss,
         "last_loss": result.last_loss,
@@ -78,7 +77,15 @@ def fit(
 
 
 def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> None:
-    """Load `adapter` on every replica and see it in each one's list of models."""
+    """Load `adapter` on every replica and see it in each one's list of models.
+
+    Raises:
+        AdapterUnfit: it does not fit the base model; the engine would not have noticed.
+        RolloutFailed: a replica does not serve it.
+    """
+    from rlhf.adapter import require_fit
+
+    require_fit(path, installation.model_folder(spec.base_model), installation.lora_rank)
     replicas = installation.replicas_of(spec.alias)
     asyncio.run(replicas.load(adapter, path, within=ROLLOUT_SECONDS))
 

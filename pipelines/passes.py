@@ -1,6 +1,7 @@
 """One pass of the train pipeline over a model's DVC workspace: `dataset → train → evaluate`, and
 `register` where the gate says promote. The row in `run` says how far it came and why it ended."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,6 +122,7 @@ def _facts(installation: Installation, spec: Spec) -> dict[str, str]:
 
     return {
         "base": base_digest(installation.model_folder(spec.base_model)),
+        "cases": hashlib.sha256(spec.cases_path.read_bytes()).hexdigest(),
         "champion": champion_adapter(installation, spec.alias) or BASE,
     }
 

@@ -66,10 +66,13 @@ def _stage(spec: Path, out: Path) -> Iterator[tuple[Installation, Spec, Path]]:
     fresh = out.with_name(f"{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    with open_installation(load_settings()) as installation:
-        yield installation, load_spec(spec), fresh
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    try:
+        with open_installation(load_settings()) as installation:
+            yield installation, load_spec(spec), fresh
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _silent(_percent: int, _what: str) -> None:
