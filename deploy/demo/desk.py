@@ -112,7 +112,7 @@ class Desk:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise AskFailed(f"{path}: {type(error).__name__} {error}") from error
         if status != 200:
-            text = raw[:SHOWN_CHARACTERS].decode(errors="replace")
+            text = " ".join(raw[:SHOWN_CHARACTERS].decode(errors="replace").split())
             raise AskFailed(f"{path}: status {status}: {text}")
         return _object(raw, path)
 

@@ -17,12 +17,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table. The first column is text, the others are figures where `figures` says so."""
+    """A table. The first `texts` columns are text, the others are figures."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    figures: bool = True
+    texts: int = 1
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column (from 0) is text, which stands on the left."""
+        return column < self.texts
 
 
 def held_out(trained: Trained) -> Grid:
@@ -63,7 +67,7 @@ def trials(account: Account) -> Grid:
             )
     columns = ("experiment", "arm", "answered by", "users heard", "helpful",
                "difference [interval]", "decision", "after")  # fmt: skip
-    return Grid("Experiments on live users", columns, rows)
+    return Grid("Experiments on live users", columns, rows, texts=3)
 
 
 def timings(account: Account) -> Grid:
@@ -119,7 +123,7 @@ def expectations(account: Account) -> Grid:
         for act in account.acts
         for one in act.expectations
     ]
-    return Grid("Expected and measured", ("", "expected", "measured"), rows, figures=False)
+    return Grid("Expected and measured", ("", "expected", "measured"), rows, texts=3)
 
 
 def course(trial: Trial, rows_at_most: int) -> Grid:

@@ -50,7 +50,7 @@ def summary(account: Account) -> Iterable[Grid]:
 def terms_grid(terms: Terms) -> Grid:
     """What was fixed beforehand."""
     title = f"Fixed before the first request (digest {terms.digest})"
-    return Grid(title, ("what", "value"), terms.lines(), figures=False)
+    return Grid(title, ("what", "value"), terms.lines(), texts=2)
 
 
 def ending(account: Account) -> str:
@@ -67,8 +67,8 @@ def table(grid: Grid) -> Table:
     """A grid for the terminal."""
     drawn = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
     for number, name in enumerate(grid.columns):
-        right = grid.figures and number > 0
-        drawn.add_column(name, justify="right" if right else "left", no_wrap=grid.figures)
+        text = grid.is_text(number)
+        drawn.add_column(name, justify="left" if text else "right", no_wrap=not text)
     for row in grid.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn
@@ -117,7 +117,7 @@ def markdown(account: Account, pictures: dict[str, str]) -> str:
         lines += ["## The chain of ids", "", *_block(account.chain.text), ""]
         lines += [f"`llmops lineage check`: {cell(account.chain.check)}", ""]
     lines += section(terms_grid(terms))
-    machine = Grid("Machine and versions", ("what", "value"), tuple(account.machine.items()), False)
+    machine = Grid("Machine and versions", ("what", "value"), tuple(account.machine.items()), 2)
     return "\n".join([*lines, *section(machine)]).rstrip() + "\n"
 
 
@@ -131,8 +131,7 @@ def _made(account: Account) -> list[str]:
 
 def section(grid: Grid) -> list[str]:
     """A grid under its heading, in Markdown."""
-    right = grid.figures
-    rule = ["---", *("---:" if right else "---" for _ in grid.columns[1:])]
+    rule = ["---" if grid.is_text(number) else "---:" for number in range(len(grid.columns))]
     return [f"## {grid.title}", "", *map(_row, (grid.columns, rule, *grid.rows)), ""]
 
 

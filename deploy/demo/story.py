@@ -254,7 +254,7 @@ def _expect_moved(story: Story) -> None:
     stray, most = story.account.trials[-1].stray_seconds, story.terms.budget.stray_seconds
     story.expect(
         f"from {most:.0f} s after the decision on, the loser answers nobody",
-        f"its last request came {seconds(stray)} after it",
+        "there is no loser" if stray is None else f"its last request came {seconds(stray)} after",
         stray is not None and stray <= most,
     )
 

@@ -93,9 +93,7 @@ def markdown(study: Study) -> str:
         "",
         *section(grid(study)),
         *section(terms_grid(first.terms)),
-        *section(
-            Grid("Machine and versions", ("what", "value"), tuple(first.machine.items()), False)
-        ),
+        *section(Grid("Machine and versions", ("what", "value"), tuple(first.machine.items()), 2)),
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import orjson
 
+from deploy.demo.figures import percent
 from deploy.demo.users import Rule
 
 
@@ -86,10 +87,10 @@ class Terms:
             ("alias, seed", f"{self.alias}, {self.seed}"),
             ("a reply is right", "if its JSON equals the record that the user wrote about"),
             ("users see", "the reply's text, nothing else"),
-            ("noise", f"{rule.noise:.0%} of the judgements are flipped"),
-            ("silence", f"{rule.silence:.0%} of the requests get no feedback"),
-            ("corrections", f"with {rule.corrects:.0%} of the judgements `not helpful`"),
-            ("coming back", f"{rule.returns:.0%} of the users, once"),
+            ("noise", f"{percent(rule.noise, 1)} of the judgements are flipped"),
+            ("silence", f"{percent(rule.silence, 1)} of the requests get no feedback"),
+            ("corrections", f"with {percent(rule.corrects, 1)} of the judgements `not helpful`"),
+            ("coming back", f"{percent(rule.returns, 1)} of the users, once"),
             ("before", f"{budget.before_users} users"),
             ("held-out items", held_out),
             ("A/B, A/A, drill", f"held at {budget.ab_users}, {budget.aa_users}, "

@@ -132,7 +132,7 @@ def gateway_for(seeds: Sequence[int], **options: Any) -> ScriptedGateway:
     expected = {
         case.messages[-1]["content"]: case.expected
         for seed in seeds
-        for user in islice(arrivals(seed, Rule()), 500)
+        for user in islice(arrivals(seed, Rule()), 1500)
         for case in user.cases
     }
     return ScriptedGateway(expected, **options)
