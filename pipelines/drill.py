@@ -19,7 +19,7 @@ def register_ruined(
     Nothing gives it traffic but an experiment that says why it goes unjudged. Returns its version
     and the name that it is served by. Raises NotFound for a version that is not known.
     """
-    from rlhf.adapter import ruined, served_name
+    from rlhf.adapter import inspect, ruined, served_name
 
     with installation.database.session() as session:
         row = find_version(session, spec.name, version)
@@ -27,7 +27,7 @@ def register_ruined(
         raise NotFound(f"{spec.name} has no version {version!r}", param="version")
     fresh = installation.adapters_dir / f".{row.adapter}.ruined"
     shutil.rmtree(fresh, ignore_errors=True)
-    info = ruined(installation.adapters_dir / row.adapter, fresh, SEED)
+    info = inspect(ruined(installation.adapters_dir / row.adapter, fresh, SEED))
     served = served_name(spec.name, info)
     kept = installation.adapters_dir / served
     if kept.exists():

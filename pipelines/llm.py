@@ -45,7 +45,7 @@ def fit(
     installation: Installation, spec: Spec, dataset: Path, out: Path, log: LogMetrics
 ) -> Fitted:
     """A LoRA adapter on the spec's base model."""
-    from rlhf.adapter import require_fit, served_name
+    from rlhf.adapter import base_digest, require_fit, served_name
     from rlhf.finetune import FinetuneConfig, finetune
 
     base = installation.model_folder(spec.base_model)
@@ -58,7 +58,7 @@ def fit(
         out,
         log,
     )
-    info = require_fit(result.adapter, base, installation.lora_rank)
+    info = require_fit(result.adapter, base_digest(base), installation.lora_rank)
     metrics = {
         "first_loss": result.first_loss,
         "last_loss": result.last_loss,
@@ -83,9 +83,10 @@ def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> N
         AdapterUnfit: it does not fit the base model; the engine would not have noticed.
         RolloutFailed: a replica does not serve it.
     """
-    from rlhf.adapter import require_fit
+    from rlhf.adapter import base_digest, require_fit
 
-    require_fit(path, installation.model_folder(spec.base_model), installation.lora_rank)
+    base = base_digest(installation.model_folder(spec.base_model))
+    require_fit(path, base, installation.lora_rank)
     replicas = installation.replicas_of(spec.alias)
     asyncio.run(replicas.load(adapter, path, within=ROLLOUT_SECONDS))
 

@@ -16,14 +16,14 @@ from gateway.database import Database, open_database
 from gateway.request_log import LogReader
 from gateway.splits import put_split
 from gateway.variants import Arm, Split, Variant
-from tests.gateway.test_request_path import CHAT, eventually, events
+from tests.gateway.test_request_path import CHAT, events, eventually
 from tests.gateway.test_worker import writers
 from tests.gateway_process import GatewayProcess, configuration
 from tests.scripted_upstream import ScriptedUpstreamProcess
 
 SALT = "00112233445566778899aabbccddeeff"
 IN_FORCE_SECONDS = 1.0
-PATHS = {
+PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, {"messages": [{"role": "user", "content": "hello"}]}),
     "completions": ("/v1/completions", {"prompt": "hello"}),
     "embeddings": ("/v1/embeddings", {"input": "hello"}),
@@ -131,11 +131,11 @@ async def test_an_adapter_is_asked_by_its_name(
 async def test_who_sticks_user_else_episode_else_key(client, gateway, database):
     names = [Variant(f"v{index}") for index in range(64)]
     written = give(database, "asked", *names)
-    token, key = gateway.keys.generate(actor="test", tenant="acme", user_id="owner")
-    own = {"headers": {"authorization": f"Bearer {token}"}}
+    token, _ = gateway.keys.generate(actor="test", tenant="acme", user_id="owner")
+    own = {"authorization": f"Bearer {token}"}
     await asyncio.sleep(IN_FORCE_SECONDS)
     plain = gateway.key_record.key_id
-    async with aiohttp.ClientSession(gateway.url, **own) as owner:
+    async with aiohttp.ClientSession(gateway.url, headers=own) as owner:
         for session, tenant, fields, unit in (
             (client, "default", {"user": "u1", "episode_id": "e1"}, "u1"),
             (client, "default", {"user": "", "episode_id": "e1"}, "e1"),
@@ -172,8 +172,7 @@ async def test_a_variants_parameters_take_the_place_of_the_callers(
     cold = {"temperature": 0, "max_tokens": 24, "top_k": 1}
     give(database, "asked", Variant("cold", parameters=cold))
     upstream.reset()
-    fields = {"temperature": 1.5, "max_completion_tokens": 900, "seed": 7}
-    reply = await ask(client, "asked", **fields)
+    reply = await ask(client, "asked", temperature=1.5, max_completion_tokens=900, seed=7)
     assert reply.status == 200
     sent = upstream.calls()[0]["body"]
     assert {name: sent[name] for name in cold} == cold
@@ -305,13 +304,14 @@ async def test_no_request_fails_while_a_split_changes(gateway, database):
     assert len(crowd.seen) > 500
     assert not [one for one in crowd.seen if one.status != 200 or one.broken]
     for one in crowd.seen:
-        number, _, arm = one.variant.partition("-")
-        tuned = f"up/chat,tokens=20,paced-ms={int(number) + 1}"
+        name, _, arm = one.variant.partition("-")
+        change_seen = int(name)
+        tuned = f"up/chat,tokens=20,paced-ms={change_seen + 1}"
         assert one.model == (tuned if arm == "tuned" else "up/chat"), (
             "arm and model are of one split"
         )
         in_force = sum(moment < one.began - IN_FORCE_SECONDS for moment in changes) - 1
-        assert int(number) >= in_force, f"asked {one.began - changes[int(number) + 1]} s too late"
+        assert change_seen >= in_force, f"{one.began - changes[change_seen + 1]} s too late"
     assert {one.variant for one in crowd.seen} >= {"0-base", "0-tuned", "1-tuned", "5-base"}
     assert not {one.variant for one in crowd.seen} & {"1-base", "2-tuned"}, "no weight, nobody"
 

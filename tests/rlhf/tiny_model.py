@@ -37,7 +37,7 @@ def write_tiny_model(folder: Path, *, template: str = TEMPLATE, seed: int = 7) -
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -49,7 +49,9 @@ def tiny_tokenizer(template: str = TEMPLATE) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = [*SPECIAL, "\n", *map(chr, range(32, 127))]
-    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    inner = Tokenizer(
+        models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>")
+    )
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     inner.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
