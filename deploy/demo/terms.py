@@ -43,7 +43,7 @@ class Budget:
 
 
 QUICK = Budget(
-    before_users=32, held_out=24, ab_users=90, aa_users=40, drill_users=60, decide_seconds=20.0
+    before_users=80, held_out=24, ab_users=90, aa_users=40, drill_users=60, decide_seconds=20.0
 )
 
 
