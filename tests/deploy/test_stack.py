@@ -79,6 +79,7 @@ def test_parts_can_be_switched_off(tmp_path: Path):
         stack__mlflow__enabled=False,
         stack__redis__enabled=False,
         stack__shipper__enabled=False,
+        stack__controller__enabled=False,
         embeddings=None,
     )
     assert list(_parts(tmp_path, configuration)) == ["admin", "gateway"]

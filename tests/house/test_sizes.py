@@ -7,7 +7,7 @@ from tests.house.source import GENERATED, functions, modules
 FILE_LINES = 400
 FUNCTION_LINES = 50
 ARGUMENTS = 6
-BROAD_EXCEPTS = 3
+BROAD_EXCEPTS = 1
 
 
 def test_files_are_short():
@@ -44,7 +44,8 @@ def test_functions_take_few_arguments():
     assert not many
 
 
-def test_broad_excepts_are_rare():
+def test_broad_excepts_that_swallow_are_rare():
+    """One that ends in a bare `raise` lets everything pass."""
     broad = [
         f"{module.path}:{node.lineno}"
         for module in modules()
@@ -54,5 +55,6 @@ def test_broad_excepts_are_rare():
             node.type is None
             or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
         )
+        and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None)
     ]
     assert len(broad) <= BROAD_EXCEPTS, broad
