@@ -31,7 +31,7 @@ def require_candidate(
             f"{name} has no version {version!r} that was registered by this installation",
             param="version",
         )
-    gaps = _gaps(session, row, unjudged)
+    gaps = _gaps(session, row, (unjudged or "").strip())
     if gaps:
         raise Conflict(f"{name} version {version} gets no traffic: {'; '.join(gaps)}")
     return row
@@ -48,7 +48,7 @@ def lineage_of(session: Session, row: ModelVersionRow) -> Mapping[str, Any]:
     }
 
 
-def _gaps(session: Session, row: ModelVersionRow, unjudged: str | None) -> list[str]:
+def _gaps(session: Session, row: ModelVersionRow, unjudged: str) -> list[str]:
     gaps = []
     training = session.get(TrainingRow, row.training_id)
     if training is None:
@@ -56,8 +56,8 @@ def _gaps(session: Session, row: ModelVersionRow, unjudged: str | None) -> list[
     elif session.get(DatasetRow, training.dataset_id) is None:
         gaps.append(f"its data set {training.dataset_id} is not recorded")
     verdict = None if row.verdict_id is None else find_verdict(session, row.verdict_id)
-    if unjudged is None and verdict is None:
+    if not unjudged and verdict is None:
         gaps.append("no verdict on it; evaluate it, or say why it goes unjudged")
-    elif unjudged is None and verdict is not None and verdict.decision is not Decision.PROMOTE:
+    elif not unjudged and verdict is not None and verdict.decision is not Decision.PROMOTE:
         gaps.append(f"the verdict on it is {verdict.decision}: {verdict.reasons[0]}")
     return gaps

@@ -39,12 +39,14 @@ class ModelKind:
     """How models of one kind are made and reached.
 
     Attributes:
+        check: raises ConfigurationError where a spec cannot be trained or served as it is.
         build_dataset: freezes a data set into a folder that is there and empty.
         fit: trains on a data set's folder into another; called again after a kill it resumes.
         serve: makes a candidate answer, at no weight; returns once every replica has it.
         answer: asks a candidate (or the plain base, None) each case.
     """
 
+    check: Callable[[Installation, Spec], None]
     build_dataset: Callable[[Installation, Spec, Path], Manifest]
     fit: Callable[[Installation, Spec, Path, Path, LogMetrics], Fitted]
     serve: Callable[[Installation, Spec, str, Path], None]

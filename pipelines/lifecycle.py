@@ -31,11 +31,16 @@ from pipelines.llm import LLM
 from pipelines.registry import Registry
 from pipelines.spec import Spec
 from pipelines.tables import ModelVersionRow, TrainingRow
-from pipelines.tracking import Tracking
+from pipelines.tracking import TrackedRun, Tracking
 
 KINDS: Mapping[str, ModelKind] = {"llm": LLM}
 BASE = "base"
 TRAINING_FILE, VERDICT_FILE, VERSION_FILE = "training.json", "verdict.json", "version.json"
+FITTED = "fitted"
+
+
+class EvaluationFailed(RuntimeError):
+    """Champion or candidate did not answer every case; the message says who and why."""
 
 
 def kind_of(spec: Spec) -> ModelKind:
@@ -43,6 +48,25 @@ def kind_of(spec: Spec) -> ModelKind:
     if spec.kind not in KINDS:
         raise ConfigurationError(f"kind: no kind {spec.kind!r} (there are: {', '.join(KINDS)})")
     return KINDS[spec.kind]
+
+
+def require_usable(installation: Installation, spec: Spec) -> None:
+    """Find mistakes in a spec now that would else show after an hour of training.
+
+    Raises: ConfigurationError.
+    """
+    kind, measured = kind_of(spec), spec.evaluation.scorers
+    unknown = [name for name in measured if name not in SCORERS]
+    if unknown:
+        known = ", ".join(SCORERS)
+        raise ConfigurationError(f"evaluation.scorers: no {unknown[0]!r} (there are: {known})")
+    for condition in spec.gate:
+        if condition.metric not in measured:
+            raise ConfigurationError(
+                f"gate: {condition.metric} is none of evaluation.scorers: {', '.join(measured)}"
+            )
+    installation.tracking_uri()
+    kind.check(installation, spec)
 
 
 def build_dataset(installation: Installation, spec: Spec, out: Path, say: Say) -> str:
@@ -61,16 +85,9 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
     Training that was killed goes on from its last checkpoint; one that was finished but could not
     be logged is not done again.
     """
-    manifest = datasets.read_manifest(dataset)
-    work = installation.lifecycle_dir / spec.name / "work" / manifest.dataset_id
-    work.mkdir(parents=True, exist_ok=True)
-    base = installation.model_folder(spec.base_model)
-    tracked = Tracking(installation.tracking_uri()).start(
-        spec.name,
-        tags={"dataset_id": manifest.dataset_id, "git_sha": git_sha(), "alias": spec.alias},
-        params=spec.training | {"base_model": spec.base_model, "base_folder": base.name},
-        journal=work / "metrics.journal",
-    )
+    dataset_id, work = datasets.read_manifest(dataset).dataset_id, work_folder(installation, spec)
+    journal = work.with_name("metrics.journal")
+    tracked = _tracked(installation, spec, dataset_id, journal)
     with tracked:
 
         def log(step: int, metrics: Mapping[str, float]) -> None:
@@ -79,14 +96,15 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
             loss = f" loss {metrics['loss']:.3f}" if "loss" in metrics else ""
             say(min(99, 100 * step // max(steps, 1)), f"step {step}/{steps}{loss}")
 
-        fitted = kind_of(spec).fit(installation, spec, dataset, work / "fitted", log)
+        fitted = kind_of(spec).fit(installation, spec, dataset, work / FITTED, log)
         shutil.copytree(fitted.path, out / "adapter")
         tracked.log(0, {f"final/{name}": value for name, value in fitted.metrics.items()})
         tracked.artifacts(out / "adapter")
-    described = _training(spec, manifest.dataset_id, tracked.training_id, fitted)
+    described = _training(spec, dataset_id, tracked.training_id, fitted)
     _record_training(installation, described, keep_adapter(installation, fitted))
     _write(out / TRAINING_FILE, described)
     shutil.rmtree(work)
+    journal.unlink()
     say(100, f"{fitted.served_name}: loss {fitted.metrics.get('last_loss', float('nan')):.3f}")
     return tracked.training_id
 
@@ -102,8 +120,8 @@ def evaluate(
     kind.serve(installation, spec, candidate, installation.adapters_dir / candidate)
     rollout_seconds = round(monotonic() - started, 3)
     champion = champion_adapter(installation, spec.alias)
-    before = kind.answer(installation, spec, champion, cases, _part(say, 0, champion or BASE))
-    after = kind.answer(installation, spec, candidate, cases, _part(say, 50, candidate))
+    before = _answers(installation, spec, champion, cases, _part(say, 0, champion or BASE))
+    after = _answers(installation, spec, candidate, cases, _part(say, 50, candidate))
     verdict = judge(
         candidate,
         champion or BASE,
@@ -205,6 +223,11 @@ def champion_adapter(installation: Installation, alias: str) -> str | None:
     return arms["champion"].adapter if "champion" in arms else split.arms[0].variant.adapter
 
 
+def work_folder(installation: Installation, spec: Spec) -> Path:
+    """Where a training under way keeps what a later pass goes on from."""
+    return installation.lifecycle_dir / spec.name / "work"
+
+
 def keep_adapter(installation: Installation, fitted: Fitted) -> Path:
     """The adapter's lasting folder, named as it is served; appears whole, once."""
     kept = installation.adapters_dir / fitted.served_name
@@ -225,6 +248,44 @@ def git_sha() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def _tracked(installation: Installation, spec: Spec, dataset_id: str, journal: Path) -> TrackedRun:
+    """The training's run in MLflow; the same one for each attempt at the same training."""
+    from rlhf.adapter import base_digest
+
+    base = installation.model_folder(spec.base_model)
+    tags = {
+        "dataset_id": dataset_id,
+        "base_digest": base_digest(base),
+        "git_sha": git_sha(),
+        "alias": spec.alias,
+    }
+    params = spec.training | {"base_model": spec.base_model, "base_folder": base.name}
+    tracking = Tracking(installation.tracking_uri())
+    return tracking.start(spec.name, tags=tags, params=params, journal=journal)
+
+
+def _answers(
+    installation: Installation,
+    spec: Spec,
+    who: str | None,
+    cases: Sequence[Case],
+    say: Say,
+) -> list[Answer]:
+    """What `who` answers to every case.
+
+    Raises: EvaluationFailed where one got no answer: an engine's trouble is no model's fault, and
+        would make a champion look worse than it is.
+    """
+    answers = kind_of(spec).answer(installation, spec, who, cases, say)
+    failed = [one for one in answers if one.error is not None]
+    if failed:
+        raise EvaluationFailed(
+            f"{len(failed)} of {len(cases)} cases got no answer from {who or BASE}, so nothing was "
+            f"judged: {failed[0].error}"
+        )
+    return answers
 
 
 def _results(

@@ -14,23 +14,24 @@ from sqlalchemy.orm import Session
 
 from gateway.errors import NotFound
 from pipelines.champion import champion_of
-from pipelines.lineage_findings import Findings, Link, LinkState, Report, Sources
+from pipelines.lineage_erasures import Excuses
+from pipelines.lineage_findings import Findings, Link, LinkState, Origins, Report, Sources
 from pipelines.lineage_heard import check_heard
 from pipelines.lineage_moves import (
     Answered,
     answered,
-    check_alias,
+    check_aliases,
     check_audit,
     check_experiment,
     check_log,
     check_promotion,
+    check_split,
 )
+from pipelines.lineage_names import aliases_of, names_in
 from pipelines.lineage_origin import check_version
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow, RunRow
 
 __all__ = ["Link", "LinkState", "Report", "Sources", "check", "check_champion", "check_one"]
-
-NAMED = (ModelVersionRow, RunRow, ExperimentRow, PromotionRow)
 
 
 def check(sources: Sources, name: str | None = None) -> Report:
@@ -40,9 +41,9 @@ def check(sources: Sources, name: str | None = None) -> Report:
         NotFound: nothing is known of `name`.
         LogUnavailable: the request log cannot be read.
     """
-    checking = _Checking.begun(sources)
+    checking = _Checking.begun(sources, name)
     with sources.database.session() as session:
-        known = _names(session)
+        known = names_in(session)
         if name is not None and name not in known:
             raise NotFound(
                 f"no model {name!r} was registered by this installation (there are: "
@@ -51,15 +52,14 @@ def check(sources: Sources, name: str | None = None) -> Report:
             )
         wanted = known if name is None else [name]
         versions = [(one, v) for one in wanted for v in checking.versions(session, one)]
-        aliases = _aliases(session, wanted)
-        checking.moves(session, wanted, aliases)
+        checking.moves(session, wanted, everything=name is None)
         checking.origins(session, versions)
     return checking.report(versions)
 
 
 def check_one(sources: Sources, name: str, version: str) -> Report:
     """Check one version, and the experiments and promotions that it had part in."""
-    checking = _Checking.begun(sources)
+    checking = _Checking.begun(sources, name)
     with sources.database.session() as session:
         checking.part(session, name, version)
         checking.origins(session, [(name, version)])
@@ -71,16 +71,15 @@ def check_champion(sources: Sources, name: str) -> Report:
 
     Raises: NotFound if nothing is known of `name`.
     """
-    checking = _Checking.begun(sources)
+    checking = _Checking.begun(sources, name)
     with sources.database.session() as session:
-        if name not in _names(session):
+        if name not in names_in(session):
             raise NotFound(f"no model {name!r} was registered by this installation", param="name")
-        versions = []
-        for alias in _aliases(session, [name]):
-            champion = champion_of(session, alias)
-            check_alias(sources, session, checking.findings, alias)
-            if champion.version is not None and champion.name_or(name) == name:
-                versions.append((name, champion.version))
+        aliases = aliases_of(session, [name])
+        checking.champions(session, [name], aliases)
+        answering = [champion_of(session, alias) for alias in aliases]
+        found = {one.version for one in answering if one.version and one.name_or(name) == name}
+        versions = [(name, version) for version in sorted(found)]
         for _, version in versions:
             checking.part(session, name, version)
         checking.origins(session, versions)
@@ -96,9 +95,11 @@ class _Checking:
     log: Sequence[Answered]
 
     @classmethod
-    def begun(cls, sources: Sources) -> "_Checking":
-        with sources.database.session() as session:
-            aliases = _aliases(session, _names(session))
+    def begun(cls, sources: Sources, name: str | None) -> "_Checking":
+        aliases = None
+        if name is not None:
+            with sources.database.session() as session:
+                aliases = aliases_of(session, [name])
         return cls(sources, Findings(), answered(sources.reader, aliases))
 
     def versions(self, session: Session, name: str) -> list[str]:
@@ -113,18 +114,28 @@ class _Checking:
             found |= set(self.sources.mlflow.versions(name))
         return sorted((one for one in found if one), key=lambda one: (len(one), one))
 
-    def moves(self, session: Session, names: Sequence[str], aliases: Sequence[str]) -> None:
-        """All promotions and experiments of the models, their aliases, and the log."""
-        for alias in aliases:
-            check_alias(self.sources, session, self.findings, alias)
-        check_audit(session, self.findings, aliases)
+    def moves(self, session: Session, names: Sequence[str], *, everything: bool) -> None:
+        """All promotions and experiments of the models, their aliases, and the log.
+
+        With `everything` also what the audit trail and the log alone know of.
+        """
+        aliases = aliases_of(session, names)
+        self.champions(session, names, aliases)
+        check_audit(session, self.findings, None if everything else aliases)
         promotions = select(PromotionRow).where(PromotionRow.name.in_(names))
         experiments = select(ExperimentRow).where(ExperimentRow.name.in_(names))
         newest = PromotionRow.promotion_id.desc()
         self._promotions(session, session.scalars(promotions.order_by(newest)))
         latest = ExperimentRow.experiment_id.desc()
         self._experiments(session, session.scalars(experiments.order_by(latest)))
-        check_log(session, self.findings, names, [one for one in self.log if one.alias in aliases])
+        check_log(session, self.findings, self.log)
+
+    def champions(self, session: Session, names: Sequence[str], aliases: Sequence[str]) -> None:
+        """Who answers now: by the promotions, by the splits, by MLflow."""
+        for alias in aliases:
+            check_split(session, self.findings, alias)
+        for name in names:
+            check_aliases(self.sources, session, self.findings, name)
 
     def part(self, session: Session, name: str, version: str) -> None:
         """What a version had part in."""
@@ -135,15 +146,15 @@ class _Checking:
         tried = select(ExperimentRow).where(
             ExperimentRow.name == name, ExperimentRow.version == version
         )
-        aliases = _aliases(session, [name])
-        check_audit(session, self.findings, aliases)
+        check_audit(session, self.findings, aliases_of(session, [name]))
         self._promotions(session, session.scalars(moves))
         self._experiments(session, session.scalars(tried))
 
     def origins(self, session: Session, versions: Iterable[tuple[str, str]]) -> None:
         """What the versions rest on."""
+        excuses = Excuses.known(session, self.sources.retain_days)
         for name, version in versions:
-            check_version(self.sources, session, self.findings, name, version)
+            check_version(Origins(self.sources, session, self.findings, excuses), name, version)
 
     def report(self, versions: Iterable[tuple[str, str]]) -> Report:
         """What was found."""
@@ -155,19 +166,7 @@ class _Checking:
             check_promotion(session, self.findings, row)
 
     def _experiments(self, session: Session, rows: Iterable[ExperimentRow]) -> None:
+        excuses = Excuses.known(session, self.sources.retain_days)
         for row in rows:
             check_experiment(session, self.findings, row, self.log)
-            check_heard(self.sources, session, self.findings, row)
-
-
-def _names(session: Session) -> list[str]:
-    """Registered models that anything is known of."""
-    return sorted({name for table in NAMED for name in session.scalars(select(table.name))})
-
-
-def _aliases(session: Session, names: Sequence[str]) -> list[str]:
-    """Aliases whose traffic was moved to versions of these models, or tried on them."""
-    found: set[str] = set()
-    for table in (PromotionRow, ExperimentRow):
-        found |= set(session.scalars(select(table.alias).where(table.name.in_(names))))
-    return sorted(found)
+            check_heard(self.sources.reader, session, self.findings, row, excuses)

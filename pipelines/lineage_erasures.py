@@ -44,18 +44,34 @@ class Excuses:
         query = select(AuditRow).where(AuditRow.action == ACTION).order_by(AuditRow.id)
         return cls([_order(row) for row in session.scalars(query)], retain_days)
 
-    def deleted(self, request_id: str) -> str | None:
+    def request(self, request_id: str) -> str | None:
         """Why a request's row is not in the log; None: nothing explains it."""
-        return self._given(request_id, deleted=True) or self.expired(request_id)
+        return self.expired(request_id) or self._given(request_id, deleted=True)
 
-    def cleared(self, request_id: str) -> str | None:
-        """Why feedback on a request that is in the log, without its bodies, is gone."""
-        return self._given(request_id, deleted=False)
+    def feedback(self, request_id: str, *, logged: bool) -> str | None:
+        """Why feedback on a request is gone that is in the log without its bodies, or not at all.
 
-    def several(self, since: datetime, count: int) -> str | None:
-        """Why `count` users' feedback on requests from `since` on is gone."""
-        room = sum(order.room for order in self.orders if order.at >= since)
-        return f"{count} users erased by order" if room >= count else None
+        Age alone explains nothing: feedback does not expire.
+        """
+        if logged:
+            return self._given(request_id, deleted=False)
+        by_order = self._given(request_id, deleted=True)
+        if by_order is None and self.expired(request_id) is not None:
+            return self._given(request_id, deleted=False)
+        return by_order
+
+    def users(self, since: datetime, count: int) -> str | None:
+        """Why `count` users with requests from `since` on are gone; each had one row at least."""
+        later = [order for order in self.orders if order.at >= since and order.room > 0]
+        if sum(order.room for order in later) < count:
+            return None
+        used = []
+        for order in later:
+            if count > 0:
+                taken = min(order.room, count)
+                order.room, count = order.room - taken, count - taken
+                used.append(order.audit_id)
+        return f"erased (order {', '.join(used)})"
 
     def _given(self, request_id: str, *, deleted: bool) -> str | None:
         key = (request_id, deleted)

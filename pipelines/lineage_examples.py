@@ -17,7 +17,7 @@ from gateway.key_tables import KeyRow
 from gateway.request_log import LogReader
 from pipelines.datasets import PARTS, Manifest
 from pipelines.lineage_erasures import Excuses
-from pipelines.lineage_findings import Findings, Sources
+from pipelines.lineage_findings import Findings, Origins
 from pipelines.tables import DatasetExampleRow
 
 AT_ONCE = 500
@@ -37,23 +37,18 @@ class _Example:
     key_id: str | None
 
 
-def check_examples(
-    sources: Sources,
-    session: Session,
-    findings: Findings,
-    manifest: Manifest,
-    folder: Path | None,
-) -> None:
+def check_examples(origins: Origins, manifest: Manifest, folder: Path | None) -> None:
     """Every example's row, its feedback, its request in the log, and the keys of both."""
+    session, findings, reader = origins.session, origins.findings, origins.sources.reader
     of = f"dataset {manifest.dataset_id}"
     examples = _examples(session, manifest.dataset_id)
     _check_rows(findings, of, manifest, examples, folder)
-    logged = requests_in(sources.reader, [one.request_id for one in examples])
-    excuses = Excuses.known(session, sources.retain_days)
+    logged = requests_in(reader, [one.request_id for one in examples])
     lost = [one.request_id for one in examples if one.tenant is None]
-    cleared = _without_bodies(sources.reader, [one for one in lost if one in logged])
-    _check_feedback(findings, of, examples, _Gaps(logged.keys(), cleared, excuses))
-    _check_requests(findings, of, examples, logged, excuses)
+    cleared = _without_bodies(reader, [one for one in lost if one in logged])
+    gaps = _Gaps(logged.keys(), cleared, origins.excuses)
+    _check_feedback(findings, of, examples, gaps)
+    _check_requests(findings, of, examples, logged, origins.excuses)
     _check_names(findings, of, manifest, examples, logged)
     named = [one.key_id for one in examples] + [row["key_id"] for row in logged.values()]
     _check_keys(session, findings, of, sorted({key for key in named if key}))
@@ -130,9 +125,9 @@ class _Gaps:
 
     def explain(self, request_id: str) -> str | None:
         """Why feedback on this request is gone, if an order says so."""
-        if request_id not in self.logged:
-            return self.excuses.deleted(request_id)
-        return self.excuses.cleared(request_id) if request_id in self.cleared else None
+        if request_id in self.logged and request_id not in self.cleared:
+            return None
+        return self.excuses.feedback(request_id, logged=request_id in self.logged)
 
 
 def _check_feedback(findings: Findings, of: str, examples: Sequence[_Example], gaps: _Gaps) -> None:
@@ -160,7 +155,7 @@ def _check_requests(
     missing = []
     wanted = sorted({one.request_id for one in examples})
     for request_id in (one for one in wanted if one not in logged):
-        why = excuses.deleted(request_id)
+        why = excuses.request(request_id)
         if why is None:
             missing.append(request_id)
         else:

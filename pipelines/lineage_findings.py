@@ -1,13 +1,17 @@
 """What the lineage check looks at and what it finds: links, each ok, erased or broken."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from gateway.database import Database
 from gateway.request_log import LogReader
+from pipelines.lineage_erasures import Excuses
 from pipelines.lineage_mlflow import MLflowFacts
 from pipelines.mlflow_api import MLflowAway
 
@@ -119,6 +123,15 @@ class Findings:
             rest = len(missing) - BROKEN_SHOWN
             self.broken(of, f"{to} …", f"{rest} more like these")
 
+    def seen(self, of: str, to: str) -> bool:
+        """Whether this link was looked at before."""
+        return (of, to) in self.links
+
+    def has_erased(self, of: str) -> bool:
+        """Whether anything of it was cut by order."""
+        links = self.links.values()
+        return any(link.of == of and link.state is LinkState.ERASED for link in links)
+
     @contextmanager
     def asking_mlflow(self) -> Iterator[None]:
         """MLflow being away is one broken link, and ends the block."""
@@ -132,7 +145,17 @@ class Findings:
         self.links.setdefault((link.of, link.to), link)
 
 
-def differences(expected: dict[str, str | None], found: dict[str, str | None]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """What the check of a version's origins works with."""
+
+    sources: Sources
+    session: Session
+    findings: Findings
+    excuses: Excuses
+
+
+def differences(expected: Mapping[str, str | None], found: Mapping[str, Any]) -> list[str]:
     """A sentence for each name whose value is not what was expected; None and empty are equal."""
     return [
         f"{name} is {found.get(name) or 'missing'} there, {wanted or 'none'} here"

@@ -1,5 +1,6 @@
-"""The lineage check of what an experiment's verdict rests on: feedback, counted once more."""
+"""The lineage check of what an experiment's verdict rests on: its users, counted once more."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -10,7 +11,7 @@ from evals.verdicts import VerdictRow
 from gateway.feedback import FeedbackRow
 from gateway.request_log import LogReader
 from pipelines.lineage_erasures import Excuses
-from pipelines.lineage_findings import Findings, Sources
+from pipelines.lineage_findings import Findings
 from pipelines.observations import UNIT
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
@@ -18,30 +19,45 @@ from pipelines.tables import ExperimentRow
 Requests = Mapping[tuple[str, str], tuple[str, str]]
 
 
-def check_heard(sources: Sources, session: Session, findings: Findings, row: ExperimentRow) -> None:
+def check_heard(
+    reader: LogReader, session: Session, findings: Findings, row: ExperimentRow, excuses: Excuses
+) -> None:
     """That at least as many users of each arm are there as the verdict was given on.
 
-    More may be there: feedback that was given while the verdict was being written.
+    More may be there: requests and feedback that came while the verdict was being written.
     """
     verdict = None if row.verdict_id is None else session.get(VerdictRow, row.verdict_id)
     if verdict is None:
         return
-    plan = Plan.model_validate(row.plan)
-    found = _heard(session, _requests(sources.reader, row), plan, (row, verdict.created_at))
-    of = f"verdict {row.verdict_id}"
-    for arm, recorded in verdict.evidence.get("users", {}).items():
-        counted, to = found.get(arm, 0), f"feedback of {arm} users"
-        if counted >= recorded:
-            findings.ok(of, to, f"{recorded}")
-            continue
-        lost = recorded - counted
-        excuses = Excuses.known(session, sources.retain_days)
-        why = excuses.several(row.started_at, lost) or excuses.expired(row.experiment_id)
-        if why is not None:
-            findings.erased(of, to, f"{counted} of {recorded}: {why}")
-        else:
-            gone = "requests or feedback of the others are gone, and no erasure order covers them"
-            findings.broken(of, to, f"{counted} of {recorded} are there: {gone}; restore them")
+    requests = _requests(reader, row)
+    heard = _heard(session, requests, Plan.model_validate(row.plan), (row, verdict.created_at))
+    counts = {"requests": ("assigned", _assigned(requests)), "feedback": ("users", heard)}
+    lost: dict[str, int] = {}
+    for evidence, counted in counts.values():
+        for arm, recorded in verdict.evidence.get(evidence, {}).items():
+            lost[arm] = max(lost.get(arm, 0), recorded - counted.get(arm, 0))
+    why = None
+    if any(lost.values()):
+        why = excuses.users(row.started_at, sum(lost.values())) or excuses.expired(
+            row.experiment_id
+        )
+    for what, (evidence, counted) in counts.items():
+        for arm, recorded in verdict.evidence.get(evidence, {}).items():
+            link = f"verdict {row.verdict_id}", f"{what} of {arm} users"
+            _tell(findings, link, (counted.get(arm, 0), recorded), why)
+
+
+def _tell(
+    findings: Findings, link: tuple[str, str], users: tuple[int, int], why: str | None
+) -> None:
+    there, recorded = users
+    if there >= recorded:
+        findings.ok(*link, f"{recorded} users")
+    elif why is not None:
+        findings.erased(*link, f"{there} of {recorded} users: {why}")
+    else:
+        gone = "what the others sent or said is gone, and no erasure order covers it; restore it"
+        findings.broken(*link, f"{there} of {recorded} users are there: {gone}")
 
 
 def _requests(reader: LogReader, row: ExperimentRow) -> Requests:
@@ -57,6 +73,12 @@ def _requests(reader: LogReader, row: ExperimentRow) -> Requests:
         if upstream_id is not None:
             requests.setdefault((tenant, upstream_id), (arm, unit))
     return requests
+
+
+def _assigned(requests: Requests) -> dict[str, int]:
+    """Users with a request, by arm."""
+    users = {(arm, tenant, unit) for (tenant, _), (arm, unit) in requests.items()}
+    return Counter(arm for arm, _, _ in users)
 
 
 def _heard(

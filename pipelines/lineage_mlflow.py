@@ -69,10 +69,10 @@ class MLflowFacts:
         info, data = found["run"]["info"], found["run"].get("data", {})
         return KnownRun(info["lifecycle_stage"] == ACTIVE, info["status"], _tags(data))
 
-    def has_adapter(self, training_id: str) -> bool:
-        """Whether the run has the adapter's files."""
-        listed = self._get("artifacts/list", run_id=training_id, path=ARTIFACT)
-        return bool((listed or {}).get("files"))
+    def adapter_files(self, training_id: str) -> frozenset[str]:
+        """Names of the adapter's files that the run has."""
+        listed = self._get("artifacts/list", run_id=training_id, path=ARTIFACT) or {}
+        return frozenset(one["path"].rpartition("/")[2] for one in listed.get("files", []))
 
     def _get(self, what: str, **query: str | int) -> dict[str, Any] | None:
         if self._away is not None:

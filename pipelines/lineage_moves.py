@@ -5,7 +5,7 @@ so that neither can vanish alone. What the log says of adapters and experiments 
 database says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.audit import AuditRow
 from gateway.request_log import LogReader
 from gateway.splits import find_split
 from pipelines.champion import (
+    BASE,
     CHALLENGER,
     CHAMPION,
     MOVING,
@@ -24,14 +25,15 @@ from pipelines.champion import (
     adapter_of,
     champion_of,
     find_version,
+    running_experiment,
 )
 from pipelines.experiment import PROMOTED, STOPPED
 from pipelines.lineage_findings import Findings, Sources, differences
+from pipelines.lineage_names import BEGUN, told
+from pipelines.promotion import PREVIOUS, wanted_aliases
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
 
 RESTORE = "restore the state database from a copy"
-MOVES = ("champion.promote", "champion.rollback")
-BEGUN = "experiment.start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +47,25 @@ class Answered:
     requests: int
 
 
-def answered(reader: LogReader, aliases: Sequence[str]) -> list[Answered]:
-    """What the log says of them, counted."""
-    if not aliases:
-        return []
+def answered(reader: LogReader, aliases: Collection[str] | None) -> list[Answered]:
+    """What the log says of them, counted; None: of every alias."""
     found = reader.select(
         "SELECT model, experiment, variant, adapter, count(*) FROM requests"
-        " WHERE model IN (SELECT unnest(?::VARCHAR[]))"
+        " WHERE (? OR model IN (SELECT unnest(?::VARCHAR[])))"
         " AND (experiment IS NOT NULL OR adapter IS NOT NULL) GROUP BY ALL ORDER BY ALL",
-        [list(aliases)],
+        [aliases is None, list(aliases or ())],
     )
     return [Answered(*row) for row in found.rows]
 
 
-def check_audit(session: Session, findings: Findings, aliases: Sequence[str]) -> None:
-    """That what the audit trail tells of is there."""
-    for alias in aliases:
-        query = select(AuditRow).where(
-            AuditRow.action.in_(MOVES), AuditRow.subject == f"alias:{alias}"
-        )
-        for row in session.scalars(query.order_by(AuditRow.id)):
-            promotion_id = (row.evidence or {}).get("promotion_id")
-            if promotion_id and session.get(PromotionRow, promotion_id) is None:
-                told = f"not in the state database, but audit row {row.id} tells of it; {RESTORE}"
-                findings.broken(f"model {alias}", f"promotion {promotion_id}", told)
-    begun = select(AuditRow).where(AuditRow.action == BEGUN).order_by(AuditRow.id)
-    for row in session.scalars(begun):
-        alias, experiment_id = str((row.after or {}).get("alias")), row.subject.partition(":")[2]
-        if alias in aliases and session.get(ExperimentRow, experiment_id) is None:
-            told = f"not in the state database, but audit row {row.id} tells of it; {RESTORE}"
-            findings.broken(f"model {alias}", f"experiment {experiment_id}", told)
+def check_audit(session: Session, findings: Findings, aliases: Collection[str] | None) -> None:
+    """That what the audit trail tells of is there; None: of every alias."""
+    for one in told(session):
+        known = session.get(one.table, one.identifier) is not None
+        if not known and (aliases is None or one.alias in aliases):
+            gone = f"not in the state database, but audit row {one.audit_id} tells of it; {RESTORE}"
+            what = f"{one.table.__tablename__} {one.identifier}"
+            findings.broken(f"model {one.alias}", what, gone)
 
 
 def check_promotion(session: Session, findings: Findings, row: PromotionRow) -> None:
@@ -83,14 +74,14 @@ def check_promotion(session: Session, findings: Findings, row: PromotionRow) -> 
     trail = select(AuditRow).where(
         AuditRow.action == f"champion.{row.kind}", AuditRow.subject == f"alias:{row.alias}"
     )
-    told = [
+    entries = [
         entry
         for entry in session.scalars(trail)
         if (entry.evidence or {}).get("promotion_id") == row.promotion_id
     ]
-    if told:
-        problems = differences({"version": row.to_version}, told[0].after or {})
-        findings.judged(of, f"audit row {told[0].id}", problems, f"by {row.actor}")
+    if entries:
+        to = f"audit row {entries[0].id}"
+        findings.judged(of, to, _differences(row, entries[0]), f"by {row.actor}")
     else:
         findings.broken(of, "audit row", f"the audit trail says nothing of it; {RESTORE}")
     if row.to_version is not None:
@@ -106,12 +97,7 @@ def check_experiment(
 ) -> None:
     """An experiment: its audit rows, arms, verdict and promotion, and what the log says of it."""
     of = f"experiment {row.experiment_id}"
-    for action in (BEGUN, *([] if row.state == RUNNING else [f"experiment.{row.state}"])):
-        trail = select(AuditRow.id).where(AuditRow.action == action)
-        found = session.scalars(trail.where(AuditRow.subject == f"experiment:{row.experiment_id}"))
-        audit_id = found.first()
-        missing = [f"the audit trail says nothing of it; {RESTORE}"]
-        findings.judged(of, f"audit row {action}", [] if audit_id else missing, audit_id or "")
+    _check_trail(session, findings, row)
     if row.version is not None:
         _check_there(session, findings, of, (ModelVersionRow, (row.name, row.version)))
     _check_arms(session, findings, row, log)
@@ -124,32 +110,43 @@ def check_experiment(
         findings.judged(of, "promotion", [] if promotion_id else missing, promotion_id or "")
 
 
-def check_alias(sources: Sources, session: Session, findings: Findings, alias: str) -> None:
-    """That traffic and MLflow's alias are where the promotions say."""
-    of, champion = f"model {alias}", champion_of(session, alias)
-    if champion.last is None:
-        return
-    adapter = adapter_of(session, champion.last.name, champion.version)
+def check_split(session: Session, findings: Findings, alias: str) -> None:
+    """That the traffic goes where the promotions and the experiment under way say."""
+    champion, running = champion_of(session, alias), running_experiment(session, alias)
+    adapter = adapter_of(session, champion.name_or(alias), champion.version)
+    if running is None:
+        wanted = _traffic({CHAMPION: adapter})
+    else:
+        wanted = _traffic(_adapters(running.arms), running.experiment_id)
     split = find_split(session, alias)
-    arms = {} if split is None else {arm.variant.name: arm.variant.adapter for arm in split.arms}
-    problems = []
-    if arms.get(CHAMPION) != adapter or (split is None and adapter is not None):
-        problems.append(
-            f"its traffic goes to {arms.get(CHAMPION) or 'the base model'}, the champion is "
-            f"{adapter or 'the base model'}; promote or roll back once more"
-        )
-    findings.judged(of, "split", problems, adapter or "base")
+    if split is None:
+        found = _traffic({CHAMPION: None})
+    else:
+        found = _traffic(_adapters(split.as_dict()["arms"]), split.experiment_id)
+    wrong = f"its traffic goes to {found}, it should go to {wanted}; promote or roll back once more"
+    findings.judged(f"model {alias}", "split", [wrong] if found != wanted else [], found)
+
+
+def check_aliases(sources: Sources, session: Session, findings: Findings, name: str) -> None:
+    """That MLflow's aliases of a registered model are where the promotions say."""
+    wanted = wanted_aliases(session).get(name)
+    if wanted is None:
+        return
+    expected = {alias: wanted[alias] for alias in (CHAMPION, PREVIOUS)}
     with findings.asking_mlflow():
-        said = sources.mlflow.aliases(champion.last.name).get(CHAMPION)
-        problems = differences({CHAMPION: champion.version}, {CHAMPION: said})
-        if problems and champion.last.state == MOVING:
+        problems = differences(expected, dict(sources.mlflow.aliases(name)))
+        moving = select(PromotionRow.promotion_id).where(
+            PromotionRow.name == name, PromotionRow.state == MOVING
+        )
+        if problems and session.scalars(moving).first() is not None:
             problems.append("the controller is still to tell MLflow: see that it runs, wait")
-        findings.judged(of, "MLflow alias champion", problems, champion.version or "base")
+        elif problems:
+            problems.append("somebody moved them in MLflow: move them back there")
+        said = ", ".join(f"{alias} {version or '-'}" for alias, version in expected.items())
+        findings.judged("registry", f"MLflow aliases of {name}", problems, said)
 
 
-def check_log(
-    session: Session, findings: Findings, names: Sequence[str], log: Sequence[Answered]
-) -> None:
+def check_log(session: Session, findings: Findings, log: Sequence[Answered]) -> None:
     """That every adapter and experiment in the log is known."""
     for one in log:
         of = f"requests on {one.alias}"
@@ -158,12 +155,11 @@ def check_log(
             gone = f"{one.requests} requests took part in it, the database has none; {RESTORE}"
             findings.judged(of, f"experiment {one.experiment}", [] if there else [gone])
         if one.adapter is not None:
-            query = select(ModelVersionRow.version).where(
-                ModelVersionRow.adapter == one.adapter, ModelVersionRow.name.in_(names)
-            )
-            known = session.scalars(query).first()
+            query = select(ModelVersionRow).where(ModelVersionRow.adapter == one.adapter)
+            known = session.scalars(query.limit(1)).first()
             gone = f"{one.requests} requests were answered with it, no version has it; {RESTORE}"
-            findings.judged(of, f"adapter {one.adapter}", [] if known else [gone], known or "")
+            found = "" if known is None else f"{known.name}/{known.version}"
+            findings.judged(of, f"adapter {one.adapter}", [] if known else [gone], found)
 
 
 def _check_there(
@@ -176,13 +172,67 @@ def _check_there(
     findings.judged(of, f"{table.__tablename__} {identifier}", [] if there else gone)
 
 
+def _differences(row: PromotionRow, entry: AuditRow) -> list[str]:
+    """Between a promotion and what the audit trail says of it."""
+    expected = {
+        "actor": row.actor,
+        "reason": row.reason,
+        "from_version": row.from_version,
+        "to_version": row.to_version,
+        "name": row.name,
+        "experiment_id": row.experiment_id,
+        "verdict_id": row.verdict_id,
+    }
+    said = {
+        "actor": entry.actor,
+        "reason": entry.reason,
+        "from_version": (entry.before or {}).get("version"),
+        "to_version": (entry.after or {}).get("version"),
+    }
+    return differences(expected, {**(entry.evidence or {}), **said})
+
+
+def _check_trail(session: Session, findings: Findings, row: ExperimentRow) -> None:
+    """That the audit trail says how it began and how it ended."""
+    of = f"experiment {row.experiment_id}"
+    trail = select(AuditRow).where(AuditRow.subject == f"experiment:{row.experiment_id}")
+    entries = {entry.action: entry for entry in session.scalars(trail.order_by(AuditRow.id))}
+    expected: dict[str, dict[str, Any]] = {
+        BEGUN: {"alias": row.alias, "arms": row.arms, "plan": row.plan}
+    }
+    if row.state != RUNNING:
+        ended = {"state": row.state, "alias": row.alias, "version": row.version}
+        expected[f"experiment.{row.state}"] = ended
+    for action, values in expected.items():
+        entry = entries.get(action)
+        if entry is None:
+            problems = [f"the audit trail says nothing of it; {RESTORE}"]
+        else:
+            after = entry.after or {}
+            problems = [
+                f"its {name} in the audit trail is another; {RESTORE}"
+                for name, value in values.items()
+                if after.get(name) != value
+            ]
+        findings.judged(of, f"audit row {action}", problems, "" if entry is None else entry.id)
+
+
+def _adapters(arms: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    return {arm["variant"]["name"]: arm["variant"]["adapter"] for arm in arms}
+
+
+def _traffic(adapters: Mapping[str, str | None], experiment_id: str | None = None) -> str:
+    """Who answers whom, in words."""
+    arms = ", ".join(f"{arm} {adapter or BASE}" for arm, adapter in sorted(adapters.items()))
+    return f"{arms} (experiment {experiment_id})" if experiment_id else arms
+
+
 def _check_arms(
     session: Session, findings: Findings, row: ExperimentRow, log: Sequence[Answered]
 ) -> None:
     """That the log's requests of it carry its arms, and each its own adapter."""
     of = f"experiment {row.experiment_id}"
-    arms = {arm["variant"]["name"]: arm["variant"]["adapter"] for arm in row.arms}
-    problems = []
+    arms, problems = _adapters(row.arms), []
     candidate = find_version(session, row.name, row.version)
     if candidate is not None:
         problems += differences({CHALLENGER: candidate.adapter}, arms)
@@ -214,7 +264,15 @@ def _check_verdict(session: Session, findings: Findings, row: ExperimentRow) -> 
         findings.broken(of, to, f"not in the state database; {RESTORE}")
         return
     told: Mapping[str, Any] = verdict.evidence
-    problems = differences({"experiment_id": row.experiment_id, "version": row.version}, dict(told))
+    arms = _adapters(row.arms)
+    expected = {
+        "experiment_id": row.experiment_id,
+        "version": row.version,
+        "subject": arms.get(CHALLENGER) or BASE,
+        "baseline": arms.get(CHAMPION) or BASE,
+    }
+    measured = {"subject": verdict.subject, "baseline": verdict.baseline}
+    problems = differences(expected, {**told, **measured})
     if (verdict.decision == "promote") != (row.state == PROMOTED):
         problems.append(f"it says {verdict.decision}, the experiment ended as {row.state}")
     findings.judged(of, to, problems, verdict.decision)

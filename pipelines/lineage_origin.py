@@ -7,19 +7,19 @@ from sqlalchemy.orm import Session
 
 from evals.records import Decision
 from evals.verdicts import VerdictRow
-from pipelines.datasets import FileFacts, Manifest
+from pipelines.datasets import DatasetChanged, FileFacts, Manifest, verify
 from pipelines.lineage_examples import check_examples
-from pipelines.lineage_findings import Findings, Sources, differences
-from pipelines.lineage_mlflow import FINISHED, KnownVersion
+from pipelines.lineage_findings import Findings, Origins, Sources, differences
+from pipelines.lineage_mlflow import FINISHED, KnownVersion, MLflowFacts
 from pipelines.tables import DatasetRow, ModelVersionRow, RunRow, TrainingRow
+from pipelines.workspace import WorkspaceBusy
 
 TRAIN_AGAIN = "train again: a candidate without it cannot be explained"
 
 
-def check_version(
-    sources: Sources, session: Session, findings: Findings, name: str, version: str
-) -> None:
+def check_version(origins: Origins, name: str, version: str) -> None:
     """Everything that a registered version rests on."""
+    session, findings = origins.session, origins.findings
     of = f"model_version {name}/{version}"
     row = session.get(ModelVersionRow, (name, version))
     if row is None:
@@ -29,18 +29,22 @@ def check_version(
     findings.ok("registry", of)
     training = session.get(TrainingRow, row.training_id)
     with findings.asking_mlflow():
-        known = sources.mlflow.versions(name).get(version)
+        known = origins.sources.mlflow.versions(name).get(version)
         _check_registered(findings, of, row, training, known)
-    _check_run(session, findings, of, row)
+    _check_run(session, findings, of, row, training)
     _check_verdict(session, findings, of, row, training)
     to = f"training {row.training_id}"
     if training is None:
         findings.broken(of, to, f"not in the state database; {TRAIN_AGAIN}")
         return
-    findings.ok(of, to)
-    check_adapter(findings, of, row, training)
-    _check_training(sources, findings, training)
-    check_dataset(sources, session, findings, f"training {training.training_id}", training)
+    expected = {"name": row.name}
+    if row.verdict_id is not None:
+        expected["adapter"] = row.adapter  # a drill's is made from the training's, and unjudged
+    found = {"name": training.name, "adapter": training.adapter}
+    findings.judged(of, to, differences(expected, found))
+    _check_adapter(findings, of, row, training)
+    _check_training(origins.sources.mlflow, findings, training)
+    _check_dataset(origins, training)
 
 
 def _check_registered(
@@ -54,43 +58,49 @@ def _check_registered(
     if known is None:
         findings.broken(of, to, "MLflow's registry has no such version; register it again")
         return
-    expected: dict[str, str | None] = {
+    expected = {
+        "run_id": row.training_id,
         "training_id": row.training_id,
         "verdict_id": row.verdict_id,
         "adapter": row.adapter,
     }
-    found: dict[str, str | None] = {"run_id": known.training_id, **known.tags}
+    found = {**known.tags, "run_id": known.training_id}
     if training is not None:
-        expected["dataset_id"] = training.dataset_id
-        expected["base_digest"] = training.base_digest
-        if row.adapter == training.adapter:
-            expected["adapter_digest"] = training.adapter_digest
-    expected["run_id"] = row.training_id
+        expected |= {"dataset_id": training.dataset_id, "base_digest": training.base_digest}
+        expected["adapter_digest"] = training.adapter_digest
+        if row.adapter != training.adapter:
+            digest, named = known.tags.get("adapter_digest", ""), _named(row)
+            expected["adapter_digest"] = digest if digest.startswith(named) else f"{named}…"
     problems = differences(expected, found)
     if problems:
         problems.append("MLflow's tags and the state database disagree: find out who changed which")
     findings.judged(of, to, problems)
 
 
-def _check_run(session: Session, findings: Findings, of: str, row: ModelVersionRow) -> None:
+def _check_run(
+    session: Session,
+    findings: Findings,
+    of: str,
+    row: ModelVersionRow,
+    training: TrainingRow | None,
+) -> None:
+    """That a run made it with its verdict; later ones may have found it again and judged anew."""
     if row.verdict_id is None:
         return  # registered by hand, unjudged: no pass of the pipeline made it
     query = select(RunRow).where(RunRow.name == row.name, RunRow.version == row.version)
     runs = list(session.scalars(query.order_by(RunRow.run_id)))
-    if not runs:
-        findings.broken(
-            of, "run", f"no run of the pipeline is known to have made it; {TRAIN_AGAIN}"
-        )
+    if not any(run.verdict_id == row.verdict_id for run in runs):
+        gone = f"no run of the pipeline is known to have made it; {TRAIN_AGAIN}"
+        findings.broken(of, "run", gone)
+    expected = {"training_id": row.training_id}
+    if training is not None:
+        expected["dataset_id"] = training.dataset_id
     for run in runs:
-        expected: dict[str, str | None] = {
-            "training_id": row.training_id,
-            "verdict_id": row.verdict_id,
-        }
-        made: dict[str, str | None] = {
-            "training_id": run.training_id,
-            "verdict_id": run.verdict_id,
-        }
-        problems = differences(made, expected)
+        found = {"training_id": run.training_id, "dataset_id": run.dataset_id}
+        problems = differences(expected, found)
+        verdict = session.get(VerdictRow, run.verdict_id) if run.verdict_id else None
+        if verdict is None or verdict.subject != row.adapter:
+            problems.append(f"it names no verdict on {row.adapter} that is known")
         findings.judged(of, f"run {run.run_id}", problems, run.state)
 
 
@@ -119,27 +129,24 @@ def _check_verdict(
     findings.judged(of, to, problems, verdict.decision)
 
 
-def check_adapter(findings: Findings, of: str, row: ModelVersionRow, training: TrainingRow) -> None:
+def _check_adapter(
+    findings: Findings, of: str, row: ModelVersionRow, training: TrainingRow
+) -> None:
     """The adapter's files against the digest that they were registered under."""
-    to = f"adapter {row.adapter}"
-    path = Path(row.adapter_path)
+    to, path = f"adapter {row.adapter}", Path(row.adapter_path)
     digest = _digest(path)
     if digest is None:
-        findings.broken(
-            of, to, f"no whole adapter in {path}; fetch it from MLflow's run {row.training_id}"
-        )
+        gone = f"no whole adapter in {path}; fetch it from MLflow's run {row.training_id}"
+        findings.broken(of, to, gone)
         return
-    same = row.adapter == training.adapter
-    named = row.adapter.rpartition("-")[2]
-    matches = digest == training.adapter_digest if same else digest.startswith(named)
-    wanted = training.adapter_digest if same else f"{named}…"
-    findings.judged(
-        of,
-        to,
-        []
-        if matches
-        else [f"{path} has the digest {digest}, not {wanted}; its files were changed"],
-    )
+    wanted = training.adapter_digest if row.adapter == training.adapter else _named(row)
+    changed = f"{path} has the digest {digest}, not {wanted}: its files were changed"
+    findings.judged(of, to, [] if wanted and digest.startswith(wanted) else [changed])
+
+
+def _named(row: ModelVersionRow) -> str:
+    """The digest's first digits, which its adapter is named for."""
+    return row.adapter.rpartition("-")[2]
 
 
 def _digest(path: Path) -> str | None:
@@ -151,44 +158,61 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _check_training(sources: Sources, findings: Findings, row: TrainingRow) -> None:
+def _check_training(mlflow: MLflowFacts, findings: Findings, row: TrainingRow) -> None:
+    from rlhf.adapter import CONFIG, DESCRIPTION, WEIGHTS
+
     of, to = f"training {row.training_id}", f"MLflow run {row.training_id}"
     with findings.asking_mlflow():
-        run = sources.mlflow.run(row.training_id)
+        run = mlflow.run(row.training_id)
         if run is None or not run.active:
             what = "MLflow has no such run" if run is None else "the run was deleted in MLflow"
-            findings.broken(of, to, f"{what}; restore it: mlflow runs restore --run-id")
+            how = f"mlflow runs restore --run-id {row.training_id}"
+            findings.broken(of, to, f"{what}; restore it: {how}")
             return
-        problems = differences({"dataset_id": row.dataset_id}, dict(run.tags))
+        problems = differences({"dataset_id": row.dataset_id}, run.tags)
         if run.status != FINISHED:
             problems.append(f"it is {run.status} there, the training is finished")
-        if not sources.mlflow.has_adapter(row.training_id):
+        there = mlflow.adapter_files(row.training_id)
+        gone = [name for name in (CONFIG, DESCRIPTION, WEIGHTS) if name not in there]
+        if gone:
             problems.append(
-                "its artifact 'adapter' is gone; upload it again from the adapter's folder"
+                f"its artifact 'adapter' has no {', '.join(gone)}; upload the files of "
+                f"{row.adapter_path} again"
             )
         findings.judged(of, to, problems)
 
 
-def check_dataset(
-    sources: Sources, session: Session, findings: Findings, of: str, training: TrainingRow
-) -> None:
+def _check_dataset(origins: Origins, training: TrainingRow) -> None:
     """A training's data set: row, manifest, files, and the origin of every example."""
-    dataset_id = training.dataset_id
-    row = session.get(DatasetRow, dataset_id)
+    findings, dataset_id = origins.findings, training.dataset_id
+    of = f"dataset {dataset_id}"
+    row = origins.session.get(DatasetRow, dataset_id)
     if row is None:
-        findings.broken(of, f"dataset {dataset_id}", f"not in the state database; {TRAIN_AGAIN}")
+        gone = f"not in the state database; {TRAIN_AGAIN}"
+        findings.broken(f"training {training.training_id}", of, gone)
         return
-    findings.ok(of, f"dataset {dataset_id}")
+    findings.ok(f"training {training.training_id}", of)
+    if findings.seen(of, "manifest"):
+        return  # of another training
     manifest = _check_manifest(findings, row)
-    if manifest is not None:
-        folder = _fetched(sources, findings, row)
-        check_examples(sources, session, findings, manifest, folder)
+    if manifest is None:
+        return
+    folder, trouble = _fetched(origins.sources, row, manifest)
+    check_examples(origins, manifest, folder)
+    if isinstance(trouble, WorkspaceBusy):
+        findings.broken(of, "files", f"cannot be checked: {trouble}")
+    elif trouble is not None and findings.has_erased(of) and not _changed(trouble):
+        findings.erased(of, "files", f"gone, as some of its examples are: {trouble}")
+    elif trouble is not None:
+        findings.broken(of, "files", f"{trouble}; fetch them from a copy of LLMOPS_HOME/dvc")
+    elif folder is not None:
+        findings.ok(of, "files", str(folder))
 
 
 def _check_manifest(findings: Findings, row: DatasetRow) -> Manifest | None:
     of = f"dataset {row.dataset_id}"
-    fields = {name: value for name, value in row.manifest.items() if name != "dataset_id"}
     try:
+        fields = {name: value for name, value in row.manifest.items() if name != "dataset_id"}
         files = {name: FileFacts(**facts) for name, facts in fields.pop("files").items()}
         manifest = Manifest(files=files, **fields)
     except (KeyError, TypeError, AttributeError) as error:
@@ -198,18 +222,27 @@ def _check_manifest(findings: Findings, row: DatasetRow) -> Manifest | None:
         said = f"its content is {manifest.dataset_id}: it was changed; {TRAIN_AGAIN}"
         findings.broken(of, "manifest", said)
         return None
+    if manifest.name != row.name:
+        findings.broken(of, "manifest", f"it is one of {manifest.name}, not of {row.name}")
+        return None
     findings.ok(of, "manifest", f"{manifest.rows} examples")
     return manifest
 
 
-def _fetched(sources: Sources, findings: Findings, row: DatasetRow) -> Path | None:
+def _fetched(
+    sources: Sources, row: DatasetRow, manifest: Manifest
+) -> tuple[Path | None, Exception | None]:
+    """The folder with the files, or why there is none; neither if files are not looked at."""
     if sources.fetch is None:
-        return None
-    of = f"dataset {row.dataset_id}"
+        return None, None
     try:
         folder = sources.fetch(row.name, row.dataset_id)
+        verify(folder, manifest)
     except (OSError, ValueError, RuntimeError) as error:
-        findings.broken(of, "files", f"{error}; fetch them from a copy of LLMOPS_HOME/dvc")
-        return None
-    findings.ok(of, "files", str(folder))
-    return folder
+        return None, error
+    return folder, None
+
+
+def _changed(trouble: Exception) -> bool:
+    """Whether files are there that are others than they were: an erasure leaves none."""
+    return isinstance(trouble, DatasetChanged) or isinstance(trouble.__cause__, DatasetChanged)

@@ -1,20 +1,39 @@
 """Language models in the lifecycle: data sets from feedback, LoRA adapters, vLLM replicas."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from evals.answers import Subject, answer_cases
 from evals.cases import load_cases
 from evals.records import Answer, Case
+from gateway.configuration import ConfigurationError
 from pipelines.datasets import Manifest, freeze
 from pipelines.installation import Installation
 from pipelines.kinds import Fitted, LogMetrics, ModelKind, Say
 from pipelines.spec import Spec
 from rlhf.conversation import content_hash
 from rlhf.examples import Selection, collect
+from rlhf.training import FinetuneConfig
 
 ROLLOUT_SECONDS = 10.0
+
+
+def check(installation: Installation, spec: Spec) -> None:
+    """Whether the alias is answered here and the engine could take what would be trained.
+
+    Raises: ConfigurationError.
+    """
+    installation.upstream_of(spec.alias)
+    rank, limit = _config(spec).rank, installation.lora_rank
+    if rank > limit:
+        raise ConfigurationError(
+            f"training.rank: {rank} is above the engine's {limit}; train with a lower rank, or "
+            "start the engine with a higher one (stack.engine.lora_rank)"
+        )
 
 
 def build_dataset(installation: Installation, spec: Spec, out: Path) -> Manifest:
@@ -46,12 +65,12 @@ def fit(
 ) -> Fitted:
     """A LoRA adapter on the spec's base model."""
     from rlhf.adapter import base_digest, require_fit, served_name
-    from rlhf.finetune import FinetuneConfig, finetune
+    from rlhf.finetune import finetune
 
     base = installation.model_folder(spec.base_model)
     out.parent.mkdir(parents=True, exist_ok=True)
     result = finetune(
-        FinetuneConfig(**spec.training),
+        _config(spec),
         base,
         dataset / "train.jsonl",
         dataset / "validation.jsonl",
@@ -95,19 +114,41 @@ def answer(
     installation: Installation, spec: Spec, adapter: str | None, cases: Sequence[Case], say: Say
 ) -> list[Answer]:
     """Ask the engine each case: the adapter, or the plain model."""
-    upstream, plain = installation.upstream_of(spec.alias)
+    _, plain = installation.upstream_of(spec.alias)
+    urls, credential = installation.engine(installation.configuration.models[spec.alias].upstream)
     subject = Subject(
-        url=(upstream.replicas or (upstream.url,))[0],
+        url=urls[0],
         model=adapter or plain,
         parameters=spec.evaluation.parameters,
+        api_key=credential,
         concurrency=spec.evaluation.concurrency,
     )
-    done: Mapping[str, Answer] = {}
 
     def progress(count: int, total: int) -> None:
         say(100 * count // max(total, 1), f"{count}/{total} answers")
 
-    return asyncio.run(answer_cases(cases, subject, progress, done))
+    return asyncio.run(answer_cases(cases, subject, progress, {}))
 
 
-LLM = ModelKind(build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)
+def _config(spec: Spec) -> FinetuneConfig:
+    """The spec's training; ConfigurationError with a line for each mistake."""
+    known = [field.name for field in fields(FinetuneConfig)]
+    lines = [
+        f"training.{name}: no such key (there are: {', '.join(known)})"
+        for name in spec.training
+        if name not in known
+    ]
+    try:
+        config = TypeAdapter(FinetuneConfig).validate_python(spec.training)
+    except ValidationError as error:
+        lines += [
+            f"{'.'.join(map(str, ('training', *item['loc'])))}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
+    if lines:
+        raise ConfigurationError("\n".join(lines))
+    return config
+
+
+LLM = ModelKind(check=check, build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)

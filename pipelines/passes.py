@@ -3,7 +3,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -13,20 +13,31 @@ import orjson
 
 from evals.records import Decision, Verdict
 from evals.verdicts import find_verdict
+from pipelines.datasets import MANIFEST
 from pipelines.installation import Installation
 from pipelines.lifecycle import (
     BASE,
+    FITTED,
     TRAINING_FILE,
     VERDICT_FILE,
     VERSION_FILE,
     champion_adapter,
     git_sha,
+    work_folder,
 )
-from pipelines.runs import Run, under_way
+from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
 from pipelines.spec import Spec
-from pipelines.workspace import Workspace
+from pipelines.workspace import Workspace, WorkspaceError
 
 STAGES = ("dataset", "train", "evaluate", "register")
+AFTER_TRAINING = STAGES[2:]
+PRODUCTS = {
+    "dataset": (Path("dataset", MANIFEST), "dataset_id"),
+    "train": (Path("training", TRAINING_FILE), "training_id"),
+    "evaluate": (Path("evaluation", VERDICT_FILE), "verdict_id"),
+    "register": (Path("version", VERSION_FILE), "version"),
+}
+FROZEN = "as it was frozen for the run before, which did not come to its end (--fresh: anew)"
 
 Progress = Callable[[str, int, str], None]
 
@@ -56,7 +67,8 @@ def run_pass(
 ) -> Outcome:
     """Run the pipeline until the gate, and register what it lets through.
 
-    A pass that was killed goes on from its frozen data set and its last checkpoint, unless `fresh`.
+    After a pass that was killed, or failed with its training done, it goes on from that one's
+    frozen data set and its last checkpoint, unless `fresh`.
 
     Raises:
         Conflict: another pass of this model is under way.
@@ -67,24 +79,25 @@ def run_pass(
         workspace = Workspace(installation.settings, spec.name)
         workspace.prepare(spec.text(), _facts(installation, spec))
         if fresh:
-            shutil.rmtree(installation.lifecycle_dir / spec.name / "work", ignore_errors=True)
+            shutil.rmtree(work_folder(installation, spec), ignore_errors=True)
+        frozen = not fresh and _is_frozen(installation, spec, workspace.folder)
         seconds: dict[str, float] = {}
         for stage in STAGES[:3]:
-            if stage == "dataset" and not fresh and _is_frozen(run, workspace.folder):
-                show(stage, 100, "as it was frozen for the run that was interrupted")
+            if stage == "dataset" and frozen:
+                show(stage, 100, FROZEN)
             else:
                 _stage(workspace, run, stage, show, seconds)
-            run.note(**_products(workspace.folder))
+            run.note(**_product(workspace.folder, stage))
         verdict = _verdict(installation, workspace.folder)
         version = None
         if verdict.decision is Decision.PROMOTE:
             _stage(workspace, run, "register", show, seconds)
-            version = str(_read(workspace.folder / "version" / VERSION_FILE)["version"])
+            version = _product(workspace.folder, "register")["version"]
             run.note(version=version)
         else:
             run.note(message=f"{verdict.decision}: {verdict.reasons[0]}")
         workspace.push()
-    training = _read(workspace.folder / "training" / TRAINING_FILE)
+    training = _read(workspace.folder / PRODUCTS["train"][0])
     return Outcome(
         run_id=run.run_id,
         dataset_id=training["dataset_id"],
@@ -127,40 +140,39 @@ def _facts(installation: Installation, spec: Spec) -> dict[str, str]:
     }
 
 
-def _is_frozen(run: Run, folder: Path) -> bool:
-    """Whether the run goes on with the training of one that was killed in it."""
-    before = run.resumed
-    return (
-        before is not None
-        and before.stage == "train"
-        and before.dataset_id is not None
-        and _products(folder).get("dataset_id") == before.dataset_id
+def _is_frozen(installation: Installation, spec: Spec, folder: Path) -> bool:
+    """Whether the data set in `folder` is of a pass that is to be gone on with."""
+    begun = [row for row in latest(installation.database, spec.name) if row.stage in STAGES]
+    if not begun or not (folder / PRODUCTS["dataset"][0]).exists():
+        return False
+    last, left = begun[0], any(work_folder(installation, spec).glob(f"{FITTED}*"))
+    goes_on = last.state == INTERRUPTED or (
+        last.state == FAILED and (last.stage in AFTER_TRAINING or left)
     )
+    same = last.dataset_id == _product(folder, "dataset")["dataset_id"]
+    return goes_on and same and _source(last.spec) == _source(spec.model_dump(mode="json"))
 
 
-def _products(folder: Path) -> dict[str, Any]:
-    """Ids of what the stages made so far, as the run's row takes them."""
-    products: dict[str, Any] = {}
-    manifest = folder / "dataset" / "manifest.json"
-    if manifest.exists():
-        products["dataset_id"] = _read(manifest)["dataset_id"]
-    training = folder / "training" / TRAINING_FILE
-    if training.exists() and _read(training)["dataset_id"] == products.get("dataset_id"):
-        products["training_id"] = _read(training)["training_id"]
-    verdict = folder / "evaluation" / VERDICT_FILE
-    if verdict.exists() and "training_id" in products:
-        found = _read(verdict)
-        if found["evidence"].get("training_id") == products["training_id"]:
-            products["verdict_id"] = found["verdict_id"]
-    return products
+def _source(spec: Mapping[str, Any]) -> list[Any]:
+    """What of a spec a data set depends on."""
+    return [spec["alias"], spec["dataset"], spec["evaluation"]["cases"]]
+
+
+def _product(folder: Path, stage: str) -> dict[str, Any]:
+    """The id of what a stage made, as the run's row takes it."""
+    file, name = PRODUCTS[stage]
+    return {name: _read(folder / file)[name]}
 
 
 def _verdict(installation: Installation, folder: Path) -> Verdict:
-    verdict_id = _read(folder / "evaluation" / VERDICT_FILE)["verdict_id"]
+    verdict_id = _read(folder / PRODUCTS["evaluate"][0])["verdict_id"]
     with installation.database.session() as session:
         verdict = find_verdict(session, verdict_id)
     if verdict is None:
-        raise LookupError(f"verdict {verdict_id} of {folder} is not in the state database")
+        raise WorkspaceError(
+            f"verdict {verdict_id} of {folder} is not in the state database; if that is a new one, "
+            "remove the folder and run it again"
+        )
     return verdict
 
 

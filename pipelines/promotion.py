@@ -182,7 +182,7 @@ class AliasFollower:
     def names(self) -> list[str]:
         """Models whose aliases have to be told to MLflow."""
         with self._database.session() as session:
-            wanted = _wanted_aliases(session)
+            wanted = wanted_aliases(session)
             moving = {row.name for row in session.scalars(_moving())}
         return [name for name in wanted if name in moving or self._told.get(name) != wanted[name]]
 
@@ -211,7 +211,7 @@ class AliasFollower:
         with self._database.session() as session:
             moving = session.scalars(_moving().where(PromotionRow.name == name))
             ids = [row.promotion_id for row in moving]
-            return _wanted_aliases(session)[name], ids
+            return wanted_aliases(session)[name], ids
 
 
 def follow_up(database: Database, registry: Aliases) -> list[str]:
@@ -220,7 +220,7 @@ def follow_up(database: Database, registry: Aliases) -> list[str]:
     return [follower.follow(name) for name in follower.names()]
 
 
-def _wanted_aliases(session: Session) -> dict[str, dict[str, str | None]]:
+def wanted_aliases(session: Session) -> dict[str, dict[str, str | None]]:
     """Each model's aliases as they should be."""
     moves = session.scalars(select(PromotionRow).order_by(PromotionRow.promotion_id))
     aliases = {row.alias: row.name for row in moves}

@@ -23,12 +23,11 @@ MESSAGE_CHARACTERS = 4000
 
 @dataclass(slots=True)
 class Run:
-    """A run under way. `resumed` is the run before it, where that one was interrupted."""
+    """A run under way."""
 
     run_id: str
     name: str
     database: Database
-    resumed: RunRow | None = None
 
     def enter(self, stage: str) -> None:
         """Say which stage it is in."""
@@ -91,8 +90,6 @@ def _begin(database: Database, name: str, spec: dict[str, Any], git_sha: str | N
             before.state, before.ended_at = INTERRUPTED, now()
             before.message = f"its process ended in stage {before.stage}"
             session.flush()
-        if before is not None and before.state == INTERRUPTED:
-            run.resumed = before
         session.add(
             RunRow(
                 run_id=run.run_id,

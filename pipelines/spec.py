@@ -41,7 +41,7 @@ class EvaluationSpec(Section):
     """What a candidate is asked, beside the champion, before it gets traffic.
 
     Attributes:
-        cases: file of held-out cases: a name in evals/golden, or a path.
+        cases: file of held-out cases: a name in evals/golden, or a path from the spec's folder.
         scorers: names of scorers.
         parameters: fields of every request, such as `max_tokens`.
         concurrency: requests at once.
@@ -62,7 +62,8 @@ class Spec(Section):
         name: its name in the registry.
         kind: which functions train and serve it.
         alias: the gateway's alias whose traffic teaches it and is moved to it.
-        base_model: a converted model's name, or a folder in Hugging Face format.
+        base_model: a converted model's name, or a path from the spec's folder to one in Hugging
+            Face format.
         training: fields of the kind's training configuration.
         gate: conditions that a candidate must meet.
         experiment: how it is tried on live traffic.
@@ -95,10 +96,10 @@ def load_spec(path: Path) -> Spec:
     Raises: ConfigurationError with a line for each mistake.
     """
     packaged = SPECS / f"{path.name}.yaml"
-    found = packaged if not path.exists() and packaged.exists() else path
+    found = packaged if not path.is_file() and packaged.exists() else path
     try:
         raw = yaml.safe_load(found.read_text())
-        return Spec.model_validate(raw)
+        return _placed(Spec.model_validate(raw), found.absolute().parent)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = ", ".join(sorted(entry.stem for entry in SPECS.glob("*.yaml")))
         raise ConfigurationError(
@@ -110,3 +111,13 @@ def load_spec(path: Path) -> Spec:
             for item in error.errors()
         ]
         raise ConfigurationError("\n".join(lines)) from error
+
+
+def _placed(spec: Spec, folder: Path) -> Spec:
+    """The spec with its paths made absolute: stages read it in another folder."""
+    base, evaluation = spec.base_model, spec.evaluation
+    if (folder / base / "config.json").exists():
+        base = str(folder / base)
+    if not (GOLDEN / evaluation.cases).exists():
+        evaluation = evaluation.model_copy(update={"cases": str(folder / evaluation.cases)})
+    return spec.model_copy(update={"base_model": base, "evaluation": evaluation})

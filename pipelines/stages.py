@@ -68,7 +68,9 @@ def _stage(spec: Path, out: Path) -> Iterator[tuple[Installation, Spec, Path]]:
     fresh.mkdir(parents=True)
     try:
         with open_installation(load_settings()) as installation:
-            yield installation, load_spec(spec), fresh
+            given = load_spec(spec)
+            lifecycle.require_usable(installation, given)
+            yield installation, given, fresh
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
     finally:

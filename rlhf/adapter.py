@@ -29,7 +29,8 @@ NOT_THE_MODEL = frozenset({"transformers_version", "_name_or_path", "is_local", 
 # Features of PEFT that vLLM does not serve, beside every `use_…` but rank-stabilised scaling.
 UNSERVED = (
     "modules_to_save", "lora_bias", "layer_replication", "alora_invocation_tokens",
-    "trainable_token_indices", "target_parameters",
+    "trainable_token_indices", "target_parameters", "arrow_config", "kasa_config",
+    "monteclora_config",
 )  # fmt: skip
 PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal"})  # the base stays as it was
 # dtype: numpy's view of it as integers, the bits of its exponent (all set: infinite or no number)
@@ -139,6 +140,8 @@ def ruined(adapter_folder: Path, out: Path, seed: int, note: str = "ruined for a
     import torch
     from safetensors.torch import load_file, save_file
 
+    if out.exists():
+        raise FileExistsError(f"{out} is there already: choose another folder")
     described = _json(adapter_folder, DESCRIPTION)
     matrices = load_file(adapter_folder / WEIGHTS)
     order = torch.Generator().manual_seed(seed)
@@ -190,10 +193,7 @@ def _info(
 ) -> AdapterInfo:
     found = [MATRIX.fullmatch(name) for name in matrices]
     modules = {one["module"].rpartition(".")[2] for one in found if one}
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     base = described.get("base_digest")
-    if not all(isinstance(rank, int) for rank in ranks):
-        raise AdapterUnfit(f"{folder}: {CONFIG}: r: is not a whole number: no LoRA adapter")
     if not isinstance(base, str):
         raise AdapterUnfit(f"{folder}: {DESCRIPTION}: base_digest: is missing: on which base?")
     told = {
@@ -209,12 +209,28 @@ def _info(
     }
     return AdapterInfo(
         base_digest=base,
-        rank=max(ranks),
+        rank=_rank(folder, config, matrices),
         digest=_digest(told),
         target_modules=tuple(sorted(modules)),
         base_model=str(described.get("base_model", "")),
         note=str(described.get("note", "")),
     )
+
+
+def _rank(folder: Path, config: Mapping[str, Any], matrices: Matrices) -> int:
+    """The highest rank, by the configuration or by the matrices: the engine makes room for it."""
+    pattern = config.get("rank_pattern") or {}
+    told = {
+        "r": [config.get("r")],
+        "rank_pattern": [*pattern.values()] if isinstance(pattern, dict) else [pattern],
+    }
+    for name, ranks in told.items():
+        if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
+            raise AdapterUnfit(
+                f"{folder}: {CONFIG}: {name}: is not a whole number above 0: no LoRA adapter"
+            )
+    shapes = [one["shape"] for name, one in matrices.items() if ".lora_A." in name]
+    return max(*told["r"], *told["rank_pattern"], *(shape[0] for shape in shapes if shape))
 
 
 def _require_served(folder: Path, config: Mapping[str, Any]) -> None:
@@ -254,9 +270,10 @@ def _require_pairs(folder: Path, matrices: Matrices) -> None:
 def _require_numbers(folder: Path, matrices: Matrices) -> None:
     import numpy
 
+    kinds = " or ".join(EXPONENTS)
     for name, one in matrices.items():
         if one["dtype"] not in EXPONENTS:
-            raise AdapterUnfit(f"{folder}: {WEIGHTS}: {name} is {one['dtype']}, not floating point")
+            raise AdapterUnfit(f"{folder}: {WEIGHTS}: {name} is {one['dtype']}, not {kinds}")
         view, exponent = EXPONENTS[one["dtype"]]
         bits = numpy.frombuffer(one["data"], dtype=view)
         if ((bits & exponent) == exponent).any():

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from rlhf import checkpoints
-from rlhf.adapter import DESCRIPTION, FORMAT, base_digest, require_fit
+from rlhf.adapter import DESCRIPTION, FORMAT, AdapterUnfit, base_digest, require_fit
 from rlhf.rows import BadRow, Rows, read_rows
 from rlhf.training import Diverged, EmptyTraining, FinetuneConfig
 
@@ -109,23 +109,22 @@ def finetune(
     """
     began = perf_counter()
     base = base_digest(base_model)
-    fingerprint = _fingerprint(config, base, train)
-    beside = out.with_name(f"{out.name}.checkpoints")
-    finished = _finished(out, fingerprint)
+    job = _Job(config, base_model, train, validation, log)
+    fingerprint = _fingerprint(job, base)
+    beside, fresh = out.with_name(f"{out.name}.checkpoints"), _hidden(out, "new")
+    _clear_up(out)
+    finished = _finished(out, fingerprint, job, base)
     if finished is not None:
         shutil.rmtree(beside, ignore_errors=True)  # a kill came between the rename and this
         return finished
     checkpoints.prepare(beside, fingerprint)
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    job = _Job(config, base_model, train, validation, log)
     try:
         result = _train(job, beside, fresh)
         described = _description(job, base, fingerprint, result, perf_counter() - began)
         (fresh / DESCRIPTION).write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
         require_fit(fresh, base, config.rank)
         _publish(fresh, out)
-    except (Diverged, EmptyTraining, BadRow):  # to go on would end the same way
+    except (AdapterUnfit, Diverged, EmptyTraining, BadRow):  # to go on would end the same way
         shutil.rmtree(beside)
         raise
     finally:
@@ -147,10 +146,11 @@ def _train(job: _Job, beside: Path, fresh: Path) -> Mapping[str, Any]:
         if held and last is None:
             job.log(0, {"validation_loss": lora.mean_loss(learner, held)})
         done = lora.train(learner, rows, beside, last, job.log)
-        after = lora.mean_loss(learner, held) if held else None
-        if after is not None:
-            if not math.isfinite(after):
-                raise Diverged(done.steps, done.last_loss, after, math.nan)
+        # Without rows held out it still shows whether the last step was the one too many.
+        after = lora.mean_loss(learner, held or rows[: config.batch_size])
+        if not math.isfinite(after):
+            raise Diverged(done.steps, done.last_loss, after, math.nan)
+        if held:
             job.log(done.steps, {"validation_loss": after})
         lora.save(learner, fresh, job.base_model.name)
         del learner
@@ -159,7 +159,7 @@ def _train(job: _Job, beside: Path, fresh: Path) -> Mapping[str, Any]:
         "rows": len(rows),
         "dropped": [*read.train.dropped, *read.validation.dropped],
         "resumed_from": last.step if last else None,
-        "validation_loss": after,
+        "validation_loss": after if held else None,
     } | asdict(done)
 
 
@@ -178,13 +178,14 @@ def _read(job: _Job) -> _Read:
     return _Read(train, validation, tokenizer.pad_token_id or 0)
 
 
-def _fingerprint(config: FinetuneConfig, base: str, train: Path) -> str:
-    """What a training's outcome depends on, as one digest."""
+def _fingerprint(job: _Job, base: str) -> str:
+    """What a training's outcome depends on, its validation loss too, as one digest."""
     told = {
         "format": FORMAT,
-        "config": asdict(config),
+        "config": asdict(job.config),
         "base": base,
-        "train": checkpoints.digest_of(train),
+        "train": checkpoints.digest_of(job.train),
+        "validation": checkpoints.digest_of(job.validation) if job.validation else None,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -206,18 +207,25 @@ def _description(
     }
 
 
-def _finished(out: Path, fingerprint: str) -> FinetuneResult | None:
-    """The result that is in `out` already, if it is of this training."""
+def _finished(out: Path, fingerprint: str, job: _Job, base: str) -> FinetuneResult | None:
+    """The result that is in `out` already, if it is of this training and was not damaged."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
         described = orjson.loads((out / DESCRIPTION).read_bytes())
-    except (OSError, ValueError) as error:
+        found = described["fingerprint"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise FileExistsError(
             f"{out} is there and not an adapter of ours (no {DESCRIPTION}): "
             "remove it or choose another folder"
         ) from error
-    return _result(out, described) if described.get("fingerprint") == fingerprint else None
+    if found != fingerprint:
+        return None
+    try:
+        require_fit(out, base, job.config.rank)
+    except AdapterUnfit:
+        return None
+    return _result(out, described)
 
 
 def _result(out: Path, described: Mapping[str, Any]) -> FinetuneResult:
@@ -234,11 +242,23 @@ def _result(out: Path, described: Mapping[str, Any]) -> FinetuneResult:
     )
 
 
+def _hidden(out: Path, state: str) -> Path:
+    return out.with_name(f".{out.name}.{state}")
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what a killed call left beside `out`; what it was about to replace comes back."""
+    old = _hidden(out, "old")
+    if old.exists() and not out.exists():
+        old.rename(out)
+    for left in (old, _hidden(out, "new")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _publish(fresh: Path, out: Path) -> None:
     """Give `fresh` its name; another training's adapter of that name goes."""
     checkpoints.sync(fresh)
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _hidden(out, "old")
     if out.exists():
         out.rename(old)
     fresh.rename(out)

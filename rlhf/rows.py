@@ -95,6 +95,9 @@ def _tokens(
         )
     asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     answer = tokenizer(whole[len(prompt) :].rstrip(), add_special_tokens=False)["input_ids"]
+    if not asked or not answer:
+        left_out = "answer" if asked else "prompt"
+        raise BadRow(f"{where}: the chat template of the base model leaves the {left_out} out")
     if answer[-1] not in tokenizer.all_special_ids:  # the template does not end turns
         answer = [*answer, tokenizer.eos_token_id]
     return Row((*asked, *answer), len(asked))

@@ -7,7 +7,7 @@ Its answers are vLLM 0.32's own (docs/rollout.md). Faults are attributes, to be 
 `load_seconds` (a load takes that long; a second call for the same name waits for it), `refusal`
 (status and message of every load), `invisible` (loads succeed, `/v1/models` does not show them),
 `silent` (it takes requests and answers none). `restart` forgets all adapters; `go_away` and
-`come_back` close and open the port. A chat completion's text is `answer(model)`, by default the
+`come_back` close and open the port. A chat completion's text is `answer(body)`, by default the
 model's name, after `answer_seconds`.
 """
 
@@ -50,7 +50,7 @@ class ScriptedEngine:
         self.refusal: tuple[int, str] | None = None
         self.invisible = False
         self.silent = False
-        self.answer: Callable[[str], str] = str
+        self.answer: Callable[[dict[str, Any]], str] = lambda body: str(body["model"])
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._runner: web.AppRunner | None = None
 
@@ -158,7 +158,7 @@ class ScriptedEngine:
         await asyncio.sleep(self.answer_seconds)
         head = {"id": "chatcmpl-1", "created": 1, "model": model}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        text = self.answer(model)
+        text = self.answer(body)
         if not body.get("stream"):
             choice = {
                 "index": 0,
