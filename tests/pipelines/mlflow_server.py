@@ -1,4 +1,4 @@
-"""A real `mlflow server` for the tests of this folder: one for the whole run, with its own folder.
+"""A real `mlflow server` for tests, with its own folder; one for the whole run (tests/conftest.py).
 
 It takes 10 to 25 seconds to be ready. `frozen` stops its processes for a while: the port accepts
 and nobody answers, as when a disk or a database hangs.
@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from tests.gateway_process import free_port
 
@@ -87,11 +85,3 @@ class MLflowServer:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.killpg(self._process.pid, number)
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
-    """The one server of the run; tests choose names of their own in it."""
-    server = MLflowServer(tmp_path_factory.mktemp("mlflow")).start()
-    yield server
-    server.stop()
