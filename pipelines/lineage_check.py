@@ -133,7 +133,8 @@ class _Checking:
     def champions(self, session: Session, names: Sequence[str], aliases: Sequence[str]) -> None:
         """Who answers now: by the promotions, by the splits, by MLflow."""
         for alias in aliases:
-            check_split(session, self.findings, alias)
+            with self.findings.reading(f"model {alias}"):
+                check_split(session, self.findings, alias)
         for name in names:
             check_aliases(self.sources, session, self.findings, name)
 
@@ -153,8 +154,10 @@ class _Checking:
     def origins(self, session: Session, versions: Iterable[tuple[str, str]]) -> None:
         """What the versions rest on."""
         excuses = Excuses.known(session, self.sources.retain_days)
+        origins = Origins(self.sources, session, self.findings, excuses)
         for name, version in versions:
-            check_version(Origins(self.sources, session, self.findings, excuses), name, version)
+            with self.findings.reading(f"model_version {name}/{version}"):
+                check_version(origins, name, version)
 
     def report(self, versions: Iterable[tuple[str, str]]) -> Report:
         """What was found."""
@@ -163,10 +166,12 @@ class _Checking:
 
     def _promotions(self, session: Session, rows: Iterable[PromotionRow]) -> None:
         for row in rows:
-            check_promotion(session, self.findings, row)
+            with self.findings.reading(f"promotion {row.promotion_id}"):
+                check_promotion(session, self.findings, row)
 
     def _experiments(self, session: Session, rows: Iterable[ExperimentRow]) -> None:
         excuses = Excuses.known(session, self.sources.retain_days)
         for row in rows:
-            check_experiment(session, self.findings, row, self.log)
-            check_heard(self.sources.reader, session, self.findings, row, excuses)
+            with self.findings.reading(f"experiment {row.experiment_id}"):
+                check_experiment(session, self.findings, row, self.log)
+                check_heard(self.sources.reader, session, self.findings, row, excuses)

@@ -16,6 +16,7 @@ from pipelines.lineage_mlflow import MLflowFacts
 from pipelines.mlflow_api import MLflowAway
 
 BROKEN_SHOWN = 50
+RESTORE = "restore the state database from a copy"
 
 
 class LinkState(StrEnum):
@@ -140,6 +141,14 @@ class Findings:
         except MLflowAway as error:
             found = f"cannot be checked: {error}; bring MLflow back, then check again"
             self.broken("registry", "MLflow", found)
+
+    @contextmanager
+    def reading(self, of: str) -> Iterator[None]:
+        """A row that cannot be understood is one broken link, and ends the block."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.broken(of, "its row", f"cannot be read ({error!r}); {RESTORE}")
 
     def _add(self, link: Link) -> None:
         self.links.setdefault((link.of, link.to), link)

@@ -28,12 +28,10 @@ from pipelines.champion import (
     running_experiment,
 )
 from pipelines.experiment import PROMOTED, STOPPED
-from pipelines.lineage_findings import Findings, Sources, differences
+from pipelines.lineage_findings import RESTORE, Findings, Sources, differences
 from pipelines.lineage_names import BEGUN, told
 from pipelines.promotion import PREVIOUS, wanted_aliases
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
-
-RESTORE = "restore the state database from a copy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,382 @@
+"""The lineage check: a whole chain is whole; no row, column, file or request goes unnoticed."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from evals.verdicts import VerdictRow
+from gateway.audit import AuditRow
+from gateway.database import Base
+from gateway.errors import NotFound
+from gateway.feedback import FeedbackRow
+from gateway.key_tables import KeyRow
+from gateway.splits import SplitRow
+from pipelines import tables
+from pipelines.lineage_check import LinkState, check
+from rlhf.adapter import WEIGHTS
+from tests.gateway_process import free_port
+from tests.pipelines.lifecycle_rows import Chain, write_adapter, write_chain
+from tests.pipelines.lineage_damage import (
+    checked,
+    copied,
+    edit,
+    forget_requests,
+    rows,
+    sources_of,
+    told,
+)
+from tests.pipelines.mlflow_server import MLflowServer
+
+LIFECYCLE = sorted(
+    table.name
+    for mapper in Base.registry.mappers
+    if mapper.class_.__module__ == tables.__name__
+    for table in mapper.tables
+)
+OTHERS = [row.__tablename__ for row in (AuditRow, FeedbackRow, KeyRow, SplitRow, VerdictRow)]
+TRAIL = {"experiment.start", "experiment.promoted", "champion.promote", "key.generate"}
+
+
+@pytest.fixture(scope="module")
+def mlflow(mlflow_server: MLflowServer) -> str:
+    return mlflow_server.url
+
+
+@pytest.fixture(scope="module")
+def written(mlflow: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """The first traffic is in the table, the rest in the spool."""
+    home = tmp_path_factory.mktemp("chain")
+    chain = write_chain(home, name="checked", tracking_uri=mlflow, ship=True)
+    yield chain
+    chain.database.close()
+
+
+@pytest.fixture
+def chain(written: Chain, tmp_path: Path) -> Iterator[Chain]:
+    copy = copied(written, tmp_path / "home")
+    yield copy
+    copy.database.close()
+
+
+def test_a_whole_chain_is_whole(chain: Chain, mlflow: str) -> None:
+    report = checked(chain, mlflow)
+    assert report.whole, told(report)
+    assert report.versions == ("checked/1",)
+    assert {link.state for link in report.links} == {LinkState.OK}
+    assert report.summary == f"checked/1: {len(report.links)} links, all there"
+    seen = " ".join(f"{link.of} {link.to}" for link in report.links)
+    for kind, identifier in chain.ids.items():
+        if kind not in ("request", "feedback", "key"):  # counted: they are many
+            assert f"{kind} {identifier}" in seen
+    counted = {link.to: link.found for link in report.links if link.of.startswith("dataset")}
+    assert counted["feedback"] == counted["requests"] == "12 of 12"
+    assert counted["keys"] == "1 of 1"
+
+
+def test_without_files_they_are_not_looked_at(chain: Chain, mlflow: str) -> None:
+    shutil.rmtree(chain.dataset_path)
+    assert checked(chain, mlflow, fetch=None).whole
+    assert "files" in told(checked(chain, mlflow))
+
+
+def _adapter_changed(chain: Chain) -> str:
+    shutil.rmtree(chain.adapter_path)
+    write_adapter(chain.adapter_path, seed=2)
+    return f"adapter {chain.adapter}: {chain.adapter_path} has the digest"
+
+
+def _adapter_gone(chain: Chain) -> str:
+    shutil.rmtree(chain.adapter_path)
+    return f"no whole adapter in {chain.adapter_path}; fetch it from MLflow's run"
+
+
+def _weights_gone(chain: Chain) -> str:
+    (chain.adapter_path / WEIGHTS).unlink()
+    return f"no whole adapter in {chain.adapter_path}"
+
+
+def _files_gone(chain: Chain) -> str:
+    shutil.rmtree(chain.dataset_path)
+    return f"dataset {chain.dataset_id} → files: {chain.dataset_path}"
+
+
+def _files_changed(chain: Chain) -> str:
+    path = chain.dataset_path / "validation.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"completion": "', b'"completion": " ', 1))
+    return f"{path}: its SHA-256 is"
+
+
+def _other_files(chain: Chain) -> str:
+    """Another data set, whole in itself, in the place of this one."""
+    _files_changed(chain)
+    path = chain.dataset_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"name": "other", "dataset_id": "0" * 32}))
+    return f"dataset {chain.dataset_id} → files"
+
+
+def _manifest_edited(chain: Chain) -> str:
+    edit(chain, "UPDATE dataset SET manifest = replace(manifest, '\"rows\":', '\"rows\":1')")
+    return f"dataset {chain.dataset_id} → manifest: its content is"
+
+
+def _example_edited(chain: Chain) -> str:
+    """It names a request and feedback that are there, and are another example's."""
+    edit(
+        chain,
+        "UPDATE dataset_example SET request_id = ?, feedback_id = ? WHERE position = 1",
+        chain.tried[0],
+        chain.heard[0],
+    )
+    return "its files name other requests or feedback than the state database"
+
+
+def _split_moved(chain: Chain) -> str:
+    assert edit(chain, "UPDATE split SET arms = replace(arms, ?, 'other-1')", chain.adapter)
+    return (
+        f"model checked → split: its traffic goes to champion other-1, it should go to "
+        f"champion {chain.adapter}"
+    )
+
+
+def _split_kept_in_experiment(chain: Chain) -> str:
+    assert edit(chain, "UPDATE split SET experiment_id = ?", chain.experiment_id)
+    return f"split: its traffic goes to champion {chain.adapter} (experiment"
+
+
+def _request_gone(chain: Chain) -> str:
+    forget_requests(chain, chain.requests[3:4])
+    return f"dataset {chain.dataset_id} → request {chain.requests[3]}: not in the request log"
+
+
+def _all_requests_gone(chain: Chain) -> str:
+    forget_requests(chain, chain.requests)
+    return f"request {chain.requests[-1]}: not in the request log"
+
+
+def _tried_gone(chain: Chain) -> str:
+    forget_requests(chain, chain.tried[7:8])
+    return f"verdict {chain.decision_id} → requests of"
+
+
+def _all_tried_gone(chain: Chain) -> str:
+    forget_requests(chain, chain.tried)
+    return f"verdict {chain.decision_id} → requests of champion users: 0 of"
+
+
+def _heard_gone(chain: Chain) -> str:
+    assert edit(chain, "DELETE FROM feedback WHERE feedback_id = ?", chain.heard[7]) == 1
+    return f"verdict {chain.decision_id} → feedback of"
+
+
+def _all_heard_gone(chain: Chain) -> str:
+    assert edit(chain, "DELETE FROM feedback WHERE metric_name = 'helpful'") == len(chain.heard)
+    return f"verdict {chain.decision_id} → feedback of challenger users: 0 of"
+
+
+def _key_gone(chain: Chain) -> str:
+    assert edit(chain, "DELETE FROM virtual_key") == 1
+    return f"dataset {chain.dataset_id} → key {chain.key_id}: not in the state database"
+
+
+def _feedback_gone(chain: Chain) -> str:
+    assert edit(chain, "DELETE FROM feedback WHERE feedback_id = ?", chain.feedback[0]) == 1
+    return f"dataset {chain.dataset_id} → feedback {chain.feedback[0]}: not in the state database"
+
+
+def _feedback_of_another_tenant(chain: Chain) -> str:
+    assert edit(chain, "UPDATE feedback SET tenant = 'b' WHERE feedback_id = ?", chain.feedback[2])
+    return f"feedback {chain.feedback[2]} is of tenant b"
+
+
+def _feedback_on_another_request(chain: Chain) -> str:
+    statement = "UPDATE feedback SET request_id = ? WHERE feedback_id = ?"
+    assert edit(chain, statement, chain.requests[0], chain.feedback[2])
+    return f"feedback {chain.feedback[2]} is of tenant acme, on request {chain.requests[0]}"
+
+
+DAMAGES: list[Callable[[Chain], str]] = [
+    _adapter_changed, _adapter_gone, _weights_gone, _files_gone, _files_changed, _other_files,
+    _manifest_edited, _example_edited, _split_moved, _split_kept_in_experiment, _request_gone,
+    _all_requests_gone, _tried_gone, _all_tried_gone, _heard_gone, _all_heard_gone, _key_gone,
+    _feedback_gone, _feedback_of_another_tenant, _feedback_on_another_request,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
+def test_what_is_cut_is_named(chain: Chain, mlflow: str, damage: Callable[[Chain], str]) -> None:
+    expected = damage(chain)
+    report = checked(chain, mlflow)
+    assert expected in told(report)
+    assert f"{len(report.broken)} of {len(report.links)} links are broken" in report.summary
+
+
+def test_requests_that_are_only_in_the_spool(mlflow: str, tmp_path: Path) -> None:
+    written = write_chain(tmp_path / "written", name="spooled", tracking_uri=mlflow)
+    assert checked(written, mlflow).whole
+    chain = copied(written, tmp_path / "copy")
+    forget_requests(chain, [chain.requests[0], chain.tried[0]])
+    broken = told(checked(chain, mlflow))
+    assert f"request {chain.requests[0]}" in broken
+    assert f"verdict {chain.decision_id} → requests of" in broken
+    chain.database.close()
+
+
+def _key(table: str) -> list[str]:
+    return [column.name for column in Base.metadata.tables[table].primary_key]
+
+
+def _some(chain: Chain, table: str) -> list[dict]:
+    """Rows of a table: of many the first, one in the middle and the last."""
+    found = rows(chain, f"SELECT * FROM {table} ORDER BY {', '.join(_key(table))}")
+    if table == AuditRow.__tablename__:
+        assert {row["action"] for row in found} == TRAIL  # another: does the check know of it?
+        found = [row for row in found if row["action"] != "key.generate"]
+    return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
+
+
+def _named(table: str, row: dict) -> tuple[str, ...]:
+    """How the report may name a row that is gone."""
+    if table == AuditRow.__tablename__:
+        told_of = json.loads(row["evidence"]).get("promotion_id")
+        return (told_of or row["subject"].partition(":")[2],)
+    if table == FeedbackRow.__tablename__:
+        return row["feedback_id"], "→ feedback of"
+    if table == tables.DatasetExampleRow.__tablename__:
+        return (f"{row['dataset_id']} → example {row['position']}:",)
+    if table == tables.RunRow.__tablename__:
+        return (f"model_version {row['name']}/{row['version']} → run",)
+    return ("/".join(str(row[name]) for name in _key(table)),)
+
+
+@pytest.mark.parametrize("table", [*LIFECYCLE, *OTHERS])
+def test_no_row_goes_unnoticed(written: Chain, mlflow: str, tmp_path: Path, table: str) -> None:
+    some = _some(written, table)
+    assert some, f"the chain has no row of {table}: write one in lifecycle_rows, and check it"
+    for number, row in enumerate(some):
+        copy = copied(written, tmp_path / str(number))
+        key = " AND ".join(f"{name} = ?" for name in _key(table))
+        given = [row[name] for name in _key(table)]
+        assert edit(copy, f"DELETE FROM {table} WHERE {key}", *given) == 1
+        broken = told(checked(copy, mlflow))
+        assert any(name in broken for name in _named(table, row)), (row, broken)
+        copy.database.close()
+
+
+@pytest.mark.parametrize("table", [*LIFECYCLE, *OTHERS, "all"])
+def test_no_table_goes_unnoticed(chain: Chain, mlflow: str, table: str) -> None:
+    """Not even all of them at once: the log knows what answered."""
+    for one in [*LIFECYCLE, *OTHERS] if table == "all" else [table]:
+        assert edit(chain, f"DELETE FROM {one}")
+    report = checked(chain, mlflow)
+    assert not report.whole
+    if table == "all":
+        assert f"adapter {chain.adapter}" in told(report)
+
+
+# What of a row is no link: when, how, in which words, and what was measured.
+FREE = {
+    "dataset": {"created_at"},
+    "dataset_example": set[str](),
+    "training": {"base_model", "adapter_path", "configuration", "metrics", "git_sha", "created_at"},
+    "model_version": {"created_at"},
+    "run": {"run_id", "state", "stage", "message", "spec", "git_sha", "started_at", "ended_at"},
+    "experiment": {"message", "started_at", "ended_at"},
+    "promotion": {"state", "created_at"},
+}
+LINKS = [
+    (table, column.name)
+    for table in LIFECYCLE
+    for column in Base.metadata.tables[table].columns
+    if column.name not in FREE.get(table, set())
+]
+
+
+@pytest.mark.parametrize(("table", "column"), LINKS)
+def test_no_edited_column_goes_unnoticed(
+    chain: Chain, mlflow: str, table: str, column: str
+) -> None:
+    (before, *_) = rows(chain, f"SELECT {column} FROM {table} ORDER BY 1")
+    other = 99 if isinstance(before[column], int) else "[]" if column in ("arms",) else "other"
+    if column in ("manifest", "plan"):
+        other = '{"metric": "helpful", "minimum_users": 3}'
+    where = f"{column} IS ? AND rowid = (SELECT min(rowid) FROM {table} WHERE {column} IS ?)"
+    statement = f"UPDATE {table} SET {column} = ? WHERE {where}"
+    assert edit(chain, statement, other, before[column], before[column]) == 1
+    assert not checked(chain, mlflow).whole
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "named"),
+    [
+        ("experiment", "plan", "{}", "experiment {experiment_id} → its row: cannot be read"),
+        ("experiment", "arms", '[{"variant": {}}]', "experiment {experiment_id} → its row"),
+        ("verdict", "evidence", "[]", "model_version checked/1 → its row"),
+        ("split", "arms", "[{}]", "model checked → its row: cannot be read (ValueError"),
+        ("dataset", "manifest", "[]", "dataset {dataset_id} → manifest: not a data"),
+        (
+            "dataset",
+            "manifest",
+            '{"files": 3}',
+            "dataset {dataset_id} → manifest: not a data",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_read_ends_nothing_else(
+    chain: Chain, mlflow: str, table: str, column: str, value: str, named: str
+) -> None:
+    assert edit(chain, f"UPDATE {table} SET {column} = ?", value)
+    report = checked(chain, mlflow)
+    assert named.format_map(vars(chain)) in told(report)
+    assert "checked/1" in report.versions
+    assert len(report.links) > 15
+
+
+def test_a_link_that_is_nothing_is_no_link(written: Chain, mlflow: str, tmp_path: Path) -> None:
+    cut = 0
+    for table, name in LINKS:
+        column = Base.metadata.tables[table].columns[name]
+        if column.nullable and rows(written, f"SELECT 1 FROM {table} WHERE {name} IS NOT NULL"):
+            copy = copied(written, tmp_path / f"{table}-{name}")
+            edit(copy, f"UPDATE {table} SET {name} = NULL")
+            assert not checked(copy, mlflow).whole, (table, name)
+            copy.database.close()
+            cut += 1
+    assert cut >= 8
+
+
+def test_mlflow_away_is_one_broken_link(chain: Chain) -> None:
+    report = checked(chain, f"http://127.0.0.1:{free_port()}")
+    (link,) = report.broken
+    assert (link.of, link.to) == ("registry", "MLflow")
+    assert "bring MLflow back, then check again" in link.found
+    assert report.versions == ("checked/1",)
+    assert len(report.links) > 25  # the rest is checked all the same
+
+
+def test_a_model_that_is_not_known(chain: Chain, mlflow: str) -> None:
+    with pytest.raises(NotFound, match=r"no model 'nobody'.*there are: checked"):
+        check(sources_of(chain, mlflow), "nobody")
+    assert check(sources_of(chain, mlflow), "checked") == check(sources_of(chain, mlflow))
+
+
+def test_as_many_queries_for_many_examples_as_for_few(tmp_path: Path) -> None:
+    asked = []
+    for examples in (8, 800):
+        chain = write_chain(tmp_path / str(examples), examples=examples)
+        statements: list[str] = []
+        note = partial(_note, statements)
+        event.listen(chain.database.engine, "before_cursor_execute", note)
+        checked(chain, f"http://127.0.0.1:{free_port()}")
+        asked.append(len(statements))
+        chain.database.close()
+    assert asked[0] == asked[1] < 120
+
+
+def _note(statements: list[str], _connection: object, _cursor: object, text: str, *_: object):
+    statements.append(text)
