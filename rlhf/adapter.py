@@ -220,17 +220,15 @@ def _info(
 def _rank(folder: Path, config: Mapping[str, Any], matrices: Matrices) -> int:
     """The highest rank, by the configuration or by the matrices: the engine makes room for it."""
     pattern = config.get("rank_pattern") or {}
-    told = {
-        "r": [config.get("r")],
-        "rank_pattern": [*pattern.values()] if isinstance(pattern, dict) else [pattern],
-    }
-    for name, ranks in told.items():
+    patterned = [*pattern.values()] if isinstance(pattern, dict) else [pattern]
+    for name, ranks in (("r", [config.get("r")]), ("rank_pattern", patterned)):
         if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
             raise AdapterUnfit(
                 f"{folder}: {CONFIG}: {name}: is not a whole number above 0: no LoRA adapter"
             )
     shapes = [one["shape"] for name, one in matrices.items() if ".lora_A." in name]
-    return max(*told["r"], *told["rank_pattern"], *(shape[0] for shape in shapes if shape))
+    told: list[int] = [config["r"], *patterned, *(shape[0] for shape in shapes if shape)]
+    return max(told)
 
 
 def _require_served(folder: Path, config: Mapping[str, Any]) -> None:

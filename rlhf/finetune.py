@@ -61,6 +61,7 @@ class FinetuneResult:
 class _Job:
     config: FinetuneConfig
     base_model: Path
+    base_digest: str
     train: Path
     validation: Path | None
     log: Log
@@ -104,25 +105,23 @@ def finetune(
         EmptyTraining: no row is there, or none is short enough.
         BadRow: a line cannot be trained on.
         Diverged: a loss or a gradient is no number. Neither result nor checkpoints are left.
-        AdapterUnfit: the base model's folder holds no weights.
+        AdapterUnfit: the base model's folder holds no weights, or vLLM would not serve the result.
         FileExistsError: `out` is there and not such an adapter.
     """
     began = perf_counter()
-    base = base_digest(base_model)
-    job = _Job(config, base_model, train, validation, log)
-    fingerprint = _fingerprint(job, base)
+    job = _Job(config, base_model, base_digest(base_model), train, validation, log)
+    fingerprint = _fingerprint(job)
     beside, fresh = out.with_name(f"{out.name}.checkpoints"), _hidden(out, "new")
     _clear_up(out)
-    finished = _finished(out, fingerprint, job, base)
-    if finished is not None:
+    if (finished := _finished(out, job, fingerprint)) is not None:
         shutil.rmtree(beside, ignore_errors=True)  # a kill came between the rename and this
         return finished
     checkpoints.prepare(beside, fingerprint)
     try:
         result = _train(job, beside, fresh)
-        described = _description(job, base, fingerprint, result, perf_counter() - began)
+        described = _description(job, fingerprint, result, perf_counter() - began)
         (fresh / DESCRIPTION).write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
-        require_fit(fresh, base, config.rank)
+        require_fit(fresh, job.base_digest, config.rank)
         _publish(fresh, out)
     except (AdapterUnfit, Diverged, EmptyTraining, BadRow):  # to go on would end the same way
         shutil.rmtree(beside)
@@ -178,12 +177,12 @@ def _read(job: _Job) -> _Read:
     return _Read(train, validation, tokenizer.pad_token_id or 0)
 
 
-def _fingerprint(job: _Job, base: str) -> str:
+def _fingerprint(job: _Job) -> str:
     """What a training's outcome depends on, its validation loss too, as one digest."""
     told = {
         "format": FORMAT,
         "config": asdict(job.config),
-        "base": base,
+        "base": job.base_digest,
         "train": checkpoints.digest_of(job.train),
         "validation": checkpoints.digest_of(job.validation) if job.validation else None,
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -192,12 +191,12 @@ def _fingerprint(job: _Job, base: str) -> str:
 
 
 def _description(
-    job: _Job, base: str, fingerprint: str, training: Mapping[str, Any], seconds: float
+    job: _Job, fingerprint: str, training: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "base_model": job.base_model.name,
-        "base_digest": base,
+        "base_digest": job.base_digest,
         "data_digest": checkpoints.digest_of(job.train),
         "config": asdict(job.config),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -207,7 +206,7 @@ def _description(
     }
 
 
-def _finished(out: Path, fingerprint: str, job: _Job, base: str) -> FinetuneResult | None:
+def _finished(out: Path, job: _Job, fingerprint: str) -> FinetuneResult | None:
     """The result that is in `out` already, if it is of this training and was not damaged."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -222,7 +221,7 @@ def _finished(out: Path, fingerprint: str, job: _Job, base: str) -> FinetuneResu
     if found != fingerprint:
         return None
     try:
-        require_fit(out, base, job.config.rank)
+        require_fit(out, job.base_digest, job.config.rank)
     except AdapterUnfit:
         return None
     return _result(out, described)

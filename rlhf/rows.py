@@ -15,6 +15,9 @@ from typing import Any
 
 import orjson
 
+# Templates are programs: beside the errors of their language they raise Python's own.
+OF_TEMPLATES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 class BadRow(ValueError):
     """A row cannot be trained on; the message names file and line, and what is wrong."""
@@ -82,11 +85,13 @@ def _parts(where: str, content: Any) -> tuple[Sequence[Mapping[str, Any]], str]:
 def _tokens(
     where: str, messages: Sequence[Mapping[str, Any]], completion: str, tokenizer: Any
 ) -> Row:
+    from jinja2 import TemplateError
+
     answered = [*messages, {"role": "assistant", "content": completion}]
     try:
         prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template(answered, tokenize=False)
-    except Exception as error:  # templates are programs: they raise what they like
+    except (TemplateError, *OF_TEMPLATES) as error:
         raise BadRow(f"{where}: the chat template of the base model refuses it: {error}") from error
     if not whole.startswith(prompt):
         raise BadRow(

@@ -1,0 +1,488 @@
+import gc
+import logging
+import math
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import orjson
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rlhf.adapter import DESCRIPTION, WEIGHTS, AdapterUnfit, inspect
+from rlhf.batches import Collator, answer_loss
+from rlhf.finetune import BadRow, Diverged, EmptyTraining, FinetuneConfig, FinetuneResult
+from rlhf.rows import read_rows
+from rlhf.undisturbed import undisturbed
+from tests.rlhf.tiny_model import write_rows
+from tests.rlhf.training_process import Training
+
+STEPS = 10  # 40 rows, 4 at a time
+CONFIG = FinetuneConfig(batch_size=4, checkpoint_steps=2, learning_rate=5e-3, threads=1)
+
+
+class Stopped(Exception):
+    """Raised by a log, to end a training in the middle."""
+
+
+@dataclass
+class Watched:
+    """Notes what is logged; `stop_at` ends the training in that step."""
+
+    stop_at: int | None = None
+    steps: list[int] = field(default_factory=list)
+    metrics: list[Mapping[str, float]] = field(default_factory=list)
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.steps.append(step)
+        self.metrics.append(metrics)
+        if step == self.stop_at:
+            raise Stopped
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """Each training ends with a garbage collection; what is here already is left out of it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def training(material, tmp_path) -> Training:
+    return Training(
+        CONFIG, material.base, material.train, material.validation, tmp_path / "adapter"
+    )
+
+
+@pytest.fixture(scope="module")
+def in_one_go(material, tmp_path_factory) -> FinetuneResult:
+    out = tmp_path_factory.mktemp("one-go") / "adapter"
+    return Training(CONFIG, material.base, material.train, material.validation, out).run()
+
+
+def left(training: Training) -> list[str]:
+    """What lies beside the adapter, with it."""
+    return sorted(one.name for one in training.out.parent.iterdir())
+
+
+def digest(result: FinetuneResult) -> str:
+    return inspect(result.adapter).digest
+
+
+def stopped(training: Training, step: int) -> Watched:
+    log = Watched(stop_at=step)
+    with pytest.raises(Stopped):
+        training.run(log)
+    return log
+
+
+def test_the_loss_falls(trained):
+    assert trained.first_loss == pytest.approx(math.log(99), abs=0.05)  # it knows nothing
+    assert trained.last_loss < 4
+    assert trained.validation_loss < 4
+    assert (trained.steps, trained.resumed_from, trained.dropped) == (30, None, ())
+    assert [one.name for one in trained.adapter.parent.iterdir()] == ["adapter"]
+
+
+def test_the_adapter_is_the_model_that_was_trained(material, in_one_go):
+    with undisturbed(1):
+        from peft import PeftModel
+
+        plain = AutoModelForCausalLM.from_pretrained(material.base)
+        tokenizer = AutoTokenizer.from_pretrained(material.base)
+        model = PeftModel.from_pretrained(plain, in_one_go.adapter).eval()
+        rows = read_rows(material.validation, tokenizer, CONFIG.max_length).kept
+        with torch.no_grad():
+            loss = answer_loss(model, Collator(2)(rows), torch.bfloat16).item()
+    assert loss == pytest.approx(in_one_go.validation_loss, rel=0.01)
+
+
+def test_the_description_says_how_it_came_to_be(material, in_one_go):
+    described = orjson.loads((in_one_go.adapter / DESCRIPTION).read_bytes())
+    assert described["base_model"] == "tiny"
+    assert described["config"]["learning_rate"] == CONFIG.learning_rate
+    assert set(described["libraries"]) == {"torch", "transformers", "peft", "accelerate"}
+    told = described["training"]
+    assert (told["rows"], told["steps"], told["last_loss"]) == (40, STEPS, in_one_go.last_loss)
+    text = "".join(path.read_text() for path in in_one_go.adapter.glob("*.json"))
+    assert str(material.base.parent) not in text
+
+
+def test_every_step_is_logged(training):
+    log = Watched()
+    result = training.run(log)
+    assert log.steps == [*range(STEPS + 1), STEPS]
+    first, *steps, last = log.metrics
+    assert list(first) == list(last) == ["validation_loss"]
+    assert last["validation_loss"] == result.validation_loss
+    assert [steps[0]["loss"], steps[-1]["loss"]] == [result.first_loss, result.last_loss]
+    for number, metrics in enumerate(steps):
+        rate = CONFIG.learning_rate * CONFIG.rate(number, STEPS)
+        assert metrics["learning_rate"] == pytest.approx(rate)
+        assert 0 < metrics["step_seconds"] < 60
+        assert metrics["steps"] == STEPS
+
+
+def test_the_same_training_gives_the_same_adapter(training, in_one_go):
+    assert digest(training.run()) == digest(in_one_go)
+
+
+def test_another_seed_gives_another_adapter(training, in_one_go):
+    other = replace(training, config=replace(CONFIG, seed=1)).run()
+    assert digest(other) != digest(in_one_go)
+
+
+def test_without_validation_rows(training, in_one_go):
+    log = Watched()
+    result = replace(training, validation=None).run(log)
+    assert result.validation_loss is None
+    assert log.steps == [*range(1, STEPS + 1)]
+    assert digest(result) == digest(in_one_go)
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "why"),
+    [(0, CONFIG, "it has no rows"), (7, replace(CONFIG, max_length=20), "all 7 rows are too long")],
+)
+def test_nothing_to_train_on(training, tmp_path, rows, config, why):
+    train = write_rows(tmp_path / "train.jsonl", rows)
+    with pytest.raises(EmptyTraining, match=f"train.jsonl: nothing to train on: {why}$"):
+        replace(training, train=train, config=config).run()
+    assert left(training) == ["train.jsonl"]
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_bad_row_ends_it_and_leaves_nothing(training, tmp_path, part):
+    path = write_rows(tmp_path / "rows.jsonl", 3)
+    path.write_text(path.read_text() + '{"messages": []}\n')
+    with pytest.raises(BadRow, match=r"^rows\.jsonl:4: messages"):
+        replace(training, **{part: path}).run()
+    assert left(training) == ["rows.jsonl"]
+
+
+def test_long_rows_are_left_out_and_named(training, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", 9)
+    lines = path.read_text().splitlines()
+    lines.insert(4, lines[0].replace("City", "A city in some country" * 10))
+    path.write_text("\n".join(lines))
+    result = replace(training, train=path, validation=path).run()
+    assert result.steps == 3
+    assert [one.partition(" tokens")[0] for one in result.dropped] == ["rows.jsonl:5: 297"] * 2
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, STEPS])
+def test_what_a_log_raises_ends_it_and_the_next_call_goes_on(training, in_one_go, step):
+    before = stopped(training, step)
+    assert before.steps == [*range(step + 1)]
+    assert left(training) == ["adapter.checkpoints"]
+    log = Watched()
+    result = training.run(log)
+    done = max(0, step - 1) // 2 * 2
+    assert result.resumed_from == (done or None)
+    assert log.steps == [*range(done + 1 if done else 0, STEPS + 1), STEPS]
+    assert digest(result) == digest(in_one_go)
+    for name in ("steps", "first_loss", "last_loss", "validation_loss"):
+        assert getattr(result, name) == getattr(in_one_go, name)
+    assert left(training) == ["adapter"]
+
+
+def test_a_training_that_only_had_to_be_published(training, in_one_go):
+    log = Watched()
+
+    def stop_after_the_last_checkpoint(step: int, metrics: Mapping[str, float]) -> None:
+        if step == STEPS and "validation_loss" in metrics:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        training.run(stop_after_the_last_checkpoint)
+    result = training.run(log)
+    assert log.steps == [STEPS]
+    assert result.resumed_from == STEPS
+    assert (digest(result), result.last_loss) == (digest(in_one_go), in_one_go.last_loss)
+
+
+def cut(checkpoint: Path) -> None:
+    path = checkpoint / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change(checkpoint: Path) -> None:
+    path = checkpoint / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, change, lambda folder: (folder / "sealed.json").unlink()],
+    ids=["half-written", "changed", "not sealed"],
+)
+def test_a_damaged_checkpoint_is_passed_over(training, in_one_go, damage):
+    stopped(training, 8)
+    checkpoints = sorted(training.out.with_name("adapter.checkpoints").glob("checkpoint-*"))
+    assert [one.name for one in checkpoints] == ["checkpoint-4", "checkpoint-6"]
+    damage(checkpoints[1])
+    log = stopped(training, 6)
+    assert log.steps == [5, 6]
+    damage(checkpoints[0])
+    result = training.run()
+    assert result.resumed_from is None
+    assert digest(result) == digest(in_one_go)
+
+
+def other_rows(training: Training, folder: Path) -> Training:
+    return replace(training, train=write_rows(folder / "rows.jsonl", 39))
+
+
+def other_validation(training: Training, folder: Path) -> Training:
+    return replace(training, validation=write_rows(folder / "rows.jsonl", 5))
+
+
+def other_base(training: Training, folder: Path) -> Training:
+    base = Path(shutil.copytree(training.base, folder / "other"))
+    config = base / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-05"))
+    return replace(training, base=base)
+
+
+def other_config(training: Training, folder: Path) -> Training:
+    return replace(training, config=replace(CONFIG, learning_rate=4e-3))
+
+
+def no_validation(training: Training, folder: Path) -> Training:
+    return replace(training, validation=None)
+
+
+@pytest.mark.parametrize(
+    "other", [other_rows, other_validation, other_base, other_config, no_validation]
+)
+def test_another_training_starts_anew(training, tmp_path_factory, other):
+    another = other(training, tmp_path_factory.mktemp("other"))
+    stopped(training, 5)
+    assert stopped(another, 1).steps[0] in (0, 1)
+    assert left(training) == ["adapter.checkpoints"]
+    checkpoints = training.out.with_name("adapter.checkpoints")
+    assert [one.name for one in checkpoints.iterdir()] == ["fingerprint"]
+
+
+def test_what_is_finished_is_not_done_again(training, in_one_go):
+    shutil.copytree(in_one_go.adapter, training.out)
+    leftovers = [
+        training.out.with_name(name)
+        for name in ("adapter.checkpoints", ".adapter.new", ".adapter.old")
+    ]
+    for one in leftovers:
+        shutil.copytree(in_one_go.adapter, one)
+    log = Watched()
+    assert training.run(log) == replace(in_one_go, adapter=training.out)
+    assert not log.steps
+    assert left(training) == ["adapter"]
+
+
+def test_what_was_damaged_since_is_done_again(training, in_one_go):
+    shutil.copytree(in_one_go.adapter, training.out)
+    cut(training.out)
+    log = Watched()
+    assert digest(training.run(log)) == digest(in_one_go)
+    assert log.steps[0] == 0
+    assert left(training) == ["adapter"]
+
+
+def test_an_adapter_of_another_training_is_replaced_once_the_new_one_is_whole(
+    training, trained, in_one_go
+):
+    shutil.copytree(trained.adapter, training.out)
+    stopped(training, STEPS)
+    assert inspect(training.out) == inspect(trained.adapter)
+    assert digest(training.run()) == digest(in_one_go)
+    assert left(training) == ["adapter"]
+
+
+def test_a_kill_in_the_middle_of_a_replacement_loses_no_adapter(training, trained):
+    shutil.copytree(trained.adapter, training.out.with_name(".adapter.old"))
+    stopped(training, 0)
+    assert inspect(training.out) == inspect(trained.adapter)
+    assert left(training) == ["adapter", "adapter.checkpoints"]
+
+
+def a_file(out: Path) -> None:
+    out.write_text("precious")
+
+
+def a_folder(out: Path) -> None:
+    out.mkdir()
+    (out / "notes.txt").write_text("precious")
+
+
+def another_description(out: Path) -> None:
+    out.mkdir()
+    (out / DESCRIPTION).write_text('["precious"]')
+
+
+@pytest.mark.parametrize("make", [a_file, a_folder, another_description])
+def test_what_is_not_ours_is_not_replaced(training, make):
+    make(training.out)
+    with pytest.raises(FileExistsError, match="adapter is there and not an adapter of ours"):
+        training.run()
+    assert left(training) == ["adapter"]
+    paths = [training.out, *training.out.rglob("*")]
+    assert "precious" in "".join(path.read_text() for path in paths if path.is_file())
+
+
+def test_an_empty_folder_is_used(training, in_one_go):
+    training.out.mkdir()
+    assert digest(training.run()) == digest(in_one_go)
+
+
+def test_a_rate_without_measure_diverges(training, trained):
+    shutil.copytree(trained.adapter, training.out)
+    log = Watched()
+    wild = replace(training, config=replace(CONFIG, learning_rate=1e30, checkpoint_steps=1))
+    with pytest.raises(
+        Diverged, match=r"^the training diverged in step 2: .*nan.*learning_rate"
+    ) as caught:
+        wild.run(log)
+    assert log.steps == [0, 1]
+    assert (caught.value.step, caught.value.last_good_loss) == (2, log.metrics[1]["loss"])
+    assert left(training) == ["adapter"]
+    assert inspect(training.out) == inspect(trained.adapter)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+@pytest.mark.parametrize("validated", [True, False])
+def test_the_last_step_can_diverge_too(training, rate, validated):
+    config = replace(CONFIG, learning_rate=rate, batch_size=40)
+    one_step = replace(training, config=config)
+    if not validated:
+        one_step = replace(one_step, validation=None)
+    with pytest.raises(Diverged) as caught:
+        one_step.run()
+    assert caught.value.step == 1
+    assert caught.value.last_good_loss == pytest.approx(4.6, abs=0.1)
+    assert left(training) == []
+
+
+def test_a_base_that_is_broken_diverges_at_once(training, material, tmp_path_factory):
+    from safetensors.torch import load_file, save_file
+
+    base = Path(shutil.copytree(material.base, tmp_path_factory.mktemp("broken") / "tiny"))
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = math.nan
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Diverged, match=r"step 1: loss nan.*no loss before it") as caught:
+        replace(training, base=base).run()
+    assert (caught.value.step, caught.value.last_good_loss) == (1, None)
+    assert left(training) == []
+
+
+def test_an_adapter_that_could_not_be_served_leaves_nothing(training):
+    config = replace(CONFIG, target_modules=["embed_tokens"])
+    with pytest.raises(AdapterUnfit, match=r"embed_tokens.* is no LoRA matrix that vLLM serves"):
+        replace(training, config=config).run()
+    assert left(training) == []
+
+
+def test_a_folder_without_a_base_model(training, tmp_path):
+    with pytest.raises(AdapterUnfit, match="no model to train on"):
+        replace(training, base=tmp_path).run()
+    assert left(training) == []
+
+
+@pytest.fixture
+def settings_of_our_own() -> Iterator[None]:
+    """Settings that no library would choose."""
+    levels = {"transformers": 17, "peft": 23, "accelerate": 29}
+    before = {name: logging.getLogger(name).level for name in levels}
+    threads = torch.get_num_threads()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    torch.set_num_threads(threads + 1)
+    yield
+    torch.set_num_threads(threads)
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def process() -> dict[str, Any]:
+    """What a training could change in its process."""
+    loggers = [logging.root, *map(logging.getLogger, ("transformers", "peft", "accelerate"))]
+    return {
+        "random": random.getstate(),
+        "numpy": [str(one) for one in numpy.random.get_state()],
+        "torch": torch.random.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warnings": (list(warnings.filters), warnings.showwarning),
+        "logging": [(one.level, list(one.handlers), one.propagate) for one in loggers],
+        "bars": transformers_logging.is_progress_bar_enabled(),
+        "environment": dict(os.environ),
+    }
+
+
+@pytest.mark.parametrize(("stop_at", "bars"), [(None, True), (3, False)])
+def test_the_process_is_left_as_it_was(training, capfd, settings_of_our_own, stop_at, bars):
+    switch: Callable[[], None] = (
+        transformers_logging.enable_progress_bar
+        if bars
+        else transformers_logging.disable_progress_bar
+    )
+    switch()
+    inside = set()
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        inside.add(torch.get_num_threads())
+        if step == stop_at:
+            raise Stopped
+
+    before = process()
+    try:
+        training.run(log)
+    except Stopped:
+        assert stop_at
+    after = process()
+    transformers_logging.enable_progress_bar()
+    assert after == before
+    assert inside == {1}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rank": 0}, {"alpha": 0}, {"epochs": 0}, {"batch_size": 0}, {"max_length": 1},
+        {"warmup_steps": -1}, {"seed": -1}, {"checkpoint_steps": 0}, {"threads": 0},
+        {"learning_rate": 0}, {"learning_rate": -1.0}, {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_that_cannot_be(fields):
+    with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
+        FinetuneConfig(**fields)
+
+
+@given(st.integers(1, 500), st.integers(0, 600))
+def test_the_rate_rises_then_falls_and_no_step_is_without_effect(steps, warmup):
+    config = FinetuneConfig(warmup_steps=warmup)
+    rates = [config.rate(done, steps) for done in range(steps)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(1)
+    assert top == min(warmup, steps - 1)
+    assert all(rate > 0 for rate in rates)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert config.rate(steps, steps) == 0
