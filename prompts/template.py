@@ -108,9 +108,7 @@ class _Rendering:
         try:
             return "".join(self._block(tree.body, values))
         except (TypeError, AttributeError) as error:  # a filter or comparison of unfit values
-            raise RenderFailed(
-                f"a value is not of the kind that the template wants: {error}"
-            ) from (error)
+            raise RenderFailed(f"a value is not of the kind that is wanted: {error}") from error
 
     def _block(self, body: Sequence[nodes.Node], values: Values) -> Iterator[str]:
         for node in body:
@@ -172,6 +170,12 @@ class _Rendering:
                 return self._looked_up(node.node, node.attr, values)
             case nodes.Getitem():
                 return self._looked_up(node.node, self._value(node.arg, values), values)
+            case nodes.Filter():
+                return self._filtered(node, values)
+        return self._truth(node, values)
+
+    def _truth(self, node: nodes.Node, values: Values) -> bool:
+        match node:
             case nodes.And():
                 return self._true(node.left, values) and self._true(node.right, values)
             case nodes.Or():
@@ -180,15 +184,13 @@ class _Rendering:
                 return not self._true(node.node, values)
             case nodes.Compare():
                 return self._compared(node, values)
-            case nodes.Filter():
-                return self._filtered(node, values)
             case nodes.Test():
                 there = not isinstance(self._value(node.node, values), Missing)
                 return there if node.name == "defined" else not there
         raise RenderFailed(f"line {node.lineno}: {type(node).__name__} has no meaning here")
 
     def _looked_up(self, node: nodes.Node, key: Any, values: Values) -> Any:
-        """A part of an object or list; what is not there is missing, by the name it was asked by."""
+        """A part of an object or list; what is not there is missing."""
         whole = self._value(node, values)
         if isinstance(whole, Missing):
             return Missing(f"{whole.name}.{key}")
