@@ -9,7 +9,7 @@ flight are aborted and their connections closed before the cancellation goes on.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -155,7 +155,7 @@ async def _attempt(session: aiohttp.ClientSession, url: str, case_id: str, body:
         async with session.post(
             f"{url.rstrip('/')}/chat/completions", data=body, allow_redirects=False
         ) as response:
-            raw = await response.read()
+            raw, headers = await response.read(), response.headers
     except TimeoutError:
         return failed(f"no answer from {url} within {session.timeout.total:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -163,7 +163,9 @@ async def _attempt(session: aiohttp.ClientSession, url: str, case_id: str, body:
     if response.status != 200:
         return failed(f"{url} answered {response.status}: {_said(raw)}", _wait(response))
     answer = _read(case_id, raw, _since(started))
-    return Attempt(answer) if answer else failed(f"{url}: not a chat completion: {_said(raw)}")
+    if answer is None:
+        return failed(f"{url}: not a chat completion: {_said(raw)}")
+    return Attempt(_told(answer, headers))
 
 
 def _wait(response: aiohttp.ClientResponse) -> float | None:
@@ -192,6 +194,16 @@ def _read(case_id: str, raw: bytes, latency_ms: float) -> Answer | None:
         )
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _told(answer: Answer, headers: Mapping[str, str]) -> Answer:
+    """The answer with what a gateway says of it in its headers; an engine says nothing."""
+    try:
+        cost = float(headers["x-response-cost"])
+    except (KeyError, ValueError):
+        cost = None
+    target, request_id = headers.get("x-model"), headers.get("x-request-id")
+    return replace(answer, cost_usd=cost, target=target, request_id=request_id)
 
 
 def _said(raw: bytes) -> str:

@@ -20,12 +20,20 @@ class Case:
         messages: OpenAI chat messages.
         expected: the right answer, in the form that the scorers want.
         tags: slices for reports.
+        user_input, retrieved_contexts, reference: what a metric may need beside the answer, in
+            Ragas' words: the question, the texts that were found for it, a good answer. None is
+            not known; no contexts (an empty tuple) is known.
+        schema: JSON Schema that an answer has to keep to.
     """
 
     case_id: str
     messages: tuple[Mapping[str, Any], ...]
     expected: Any
     tags: Mapping[str, str] = field(default_factory=dict)
+    user_input: str | None = None
+    retrieved_contexts: tuple[str, ...] | None = None
+    reference: str | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,9 @@ class Answer:
     Attributes:
         text: the answer; empty if there is none.
         error: why there is none, or None.
+        cost_usd: what the gateway charged for it; None where it does not say.
+        target: who answered, as `upstream/model`.
+        request_id: the request in the log.
     """
 
     case_id: str
@@ -44,6 +55,9 @@ class Answer:
     output_tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
+    cost_usd: float | None = None
+    target: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
