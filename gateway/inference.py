@@ -2,7 +2,7 @@
 (`gateway.request_path`) fill it in; the ledger settles it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ class Inference:
 
     Attributes:
         snapshot: the configuration that was in force when it came.
-        raw, body: the request's bytes, and what they say.
+        raw, body: the request's bytes, and what they say; with the messages of the prompt that
+            it names, if it names one.
+        variables: what the prompt was rendered with; None without a prompt.
         variant: what the alias's split says of it, if there is one.
         part: where the log keeps an answer that is too long for memory.
         dropped_bytes: length of the answer's text that neither memory nor a file holds any more.
@@ -38,6 +40,7 @@ class Inference:
     key: Key | None = None
     raw: bytes = b""
     body: dict[str, Any] | None = None
+    variables: Mapping[str, Any] | None = None
     target: Target | None = None
     variant: Variant | None = None
     part: Part | None = None
@@ -67,6 +70,8 @@ class Inference:
             headers.append((b"x-model", record.target.encode("ascii", "replace")))
         if record.variant is not None:
             headers.append((b"x-variant", record.variant.encode("ascii", "replace")))
+        if record.prompt_version is not None:
+            headers.append((b"x-prompt-version", record.prompt_version.encode("ascii", "replace")))
         if record.cache is not None:
             headers.append((b"x-cache", record.cache.encode()))
         headers.append((b"x-gateway-overhead-ms", b"%.3f" % (self.own_seconds * MILLISECONDS)))

@@ -1,25 +1,22 @@
 """A worker's splits in memory: found without the database, renewed when the version counter moves.
 
-The counter is polled once, by the key ring; what is compared here is the number that it saw. With
-the database away that number stands still and the known splits stay in force. A split is replaced
-as a whole and never changed: a request keeps the one that it found.
+With the database away the known splits stay in force. A split is replaced as a whole and never
+changed: a request keeps the one that it found.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from gateway.database import Database, current_version
-from gateway.key_ring import NEVER, POLL_SECONDS, KeyRing
+from gateway.follower import follow_forever
+from gateway.key_ring import NEVER, KeyRing
 from gateway.live import Live, Snapshot
 from gateway.splits import SplitRow, find_split
 from gateway.variants import Split
 
-COMPARE_SECONDS = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -33,9 +30,8 @@ class LiveSplits:
     def __init__(self, database: Database):
         self.current: Mapping[str, Split] = {}
         self._database = database
-        self._seen = NEVER
+        self.seen = NEVER
         self._versions: Mapping[str, int] = {}  # of the rows, by alias
-        self._readable = True
         self._checked: tuple[Mapping[str, Split] | None, Snapshot | None] = (None, None)
 
     def load(self) -> None:
@@ -46,20 +42,16 @@ class LiveSplits:
         """
         with self._database.session() as session:
             version = current_version(session)
-            if version < self._seen:  # the database was restored from an older copy
+            if version < self.seen:  # the database was restored from an older copy
                 self._versions = {}
             fresh, versions = self._read(session)
         if fresh != self.current:
             self.current = fresh
-        self._seen, self._versions = version, versions
+        self.seen, self._versions = version, versions
 
     async def follow_forever(self, ring: KeyRing, live: Live) -> None:
         """Keep up with what the ring sees until cancelled; say which targets are missing."""
-        while True:
-            if ring.version != self._seen:
-                await self._renew()
-            self.check(live.current)
-            await asyncio.sleep(COMPARE_SECONDS)
+        await follow_forever(self, ring, "splits", lambda: self.check(live.current))
 
     def check(self, snapshot: Snapshot) -> None:
         """Log the targets that the configuration lacks, once for each change of either."""
@@ -89,13 +81,3 @@ class LiveSplits:
             if split is not None:
                 fresh[alias] = split
         return fresh, versions
-
-    async def _renew(self) -> None:
-        try:
-            await asyncio.to_thread(self.load)
-            self._readable = True
-        except SQLAlchemyError as error:
-            if self._readable:
-                _log.warning("splits stay as they were: the database cannot be read: %s", error)
-            self._readable = False
-            await asyncio.sleep(POLL_SECONDS)

@@ -1,6 +1,7 @@
 """The request path: one inference request from its arrival to its row in the log.
 
-    authenticate → read → validate → route → intend → ask → (reply | relay) → settle
+    authenticate → read → parse → prompt → validate → route → intend
+    → ask → (reply | relay) → settle
 
 Each stage is one call in `InferenceEndpoint.serve`. Whatever happens on the way, the request is
 settled once: its usage is priced, its record is in the spool, its metrics are counted. A client
@@ -27,6 +28,7 @@ from gateway.inference import Inference
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import Live
+from gateway.live_prompts import LivePrompts, PromptRequest, Resolved, prompt_request, prompted
 from gateway.live_splits import LiveSplits
 from gateway.records import RequestRecord, Status, usd_text
 from gateway.relay import Relay
@@ -35,7 +37,7 @@ from gateway.spool import SpoolUnavailable
 from gateway.stream import finish_reason_of
 from gateway.upstream import Answer, Call, Transport, refusal
 from gateway.usage import read_usage
-from gateway.variants import Split, unit_of, with_parameters
+from gateway.variants import PROMPT_SPLIT, Split, unit_of, with_parameters
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
 OFF_LOOP_BYTES = 256 * 1024
@@ -71,6 +73,7 @@ class Services:
     live: Live
     ring: KeyRing
     splits: LiveSplits
+    prompts: LivePrompts
     transport: Transport
     ledger: Ledger
     salt_secret: bytes
@@ -118,7 +121,9 @@ class InferenceEndpoint:
         self._admit(work)
         self._authenticate(work)
         await self._read(work)
-        await self._validate(work)
+        await self._parse(work)
+        await self._prompt(work)
+        self._validate(work)
         self._route(work)
         call = self._intend(work)
         answer = await self._ask(work, call)
@@ -144,21 +149,56 @@ class InferenceEndpoint:
     async def _read(self, work: Inference) -> None:
         work.raw = await work.exchange.read_body(work.snapshot.configuration.limits.body_bytes)
 
-    async def _validate(self, work: Inference) -> None:
+    async def _parse(self, work: Inference) -> None:
         started = time.perf_counter()
         limits = work.snapshot.configuration.limits
         if len(work.raw) > OFF_LOOP_BYTES:
-            body = await asyncio.to_thread(wire.parse, work.raw, limits)
+            work.body = await asyncio.to_thread(wire.parse, work.raw, limits)
         else:
-            body = wire.parse(work.raw, limits)
-        work.body = body
+            work.body = wire.parse(work.raw, limits)
+        work.spend(started)
+
+    async def _prompt(self, work: Inference) -> None:
+        """Put the prompt that the request names into its body, and into what is logged of it."""
+        assert work.body is not None
+        asked = prompt_request(work.body)
+        if asked is None:
+            return
+        started = time.perf_counter()
+        if self.endpoint.name != "chat":
+            raise BadRequest("'prompt_id' is for chat completions.", param="prompt_id")
+        record, resolved = work.record, self._pick_prompt(work, asked)
+        record.prompt_name, record.prompt_version = resolved.prompt.name, resolved.version
+        record.prompt_sha = resolved.prompt.content_hash
+        work.body = await prompted(work.body, asked, resolved)
+        logged = {name: value for name, value in work.body.items() if name != "prompt_variables"}
+        work.raw, work.variables = orjson.dumps(logged), asked.variables
+        work.spend(started)
+
+    def _pick_prompt(self, work: Inference, asked: PromptRequest) -> Resolved:
+        """The version that is asked for, or the one that an experiment gives to this unit."""
+        prompts = self.services.prompts
+        split = self.services.splits.current.get(PROMPT_SPLIT + asked.name)
+        if split is None or split.experiment_id is None or not asked.follows_production:
+            return prompts.resolve(asked)
+        assert work.key is not None and work.body is not None
+        user, episode = (_text(work.body.get(name)) for name in ("user", "episode_id"))
+        unit = unit_of(user or work.key.user_id, episode, work.key.key_id)
+        variant = split.choose(work.key.tenant, unit)
+        work.record.variant, work.record.experiment = variant.name, split.experiment_id
+        return prompts.resolve(asked, variant.prompt_version)
+
+    def _validate(self, work: Inference) -> None:
+        started = time.perf_counter()
+        body, limits = work.body, work.snapshot.configuration.limits
+        assert body is not None
         for name in self.endpoint.required:
             if name not in body:
                 raise BadRequest(f"'{name}' is missing.", param=name, code="missing_field")
         assert work.key is not None
         strict = work.key.unknown_fields == "reject"
         wire.validate(body, self.endpoint.checks, limits, strict=strict)
-        _describe(work.record, body, work.exchange.headers)
+        _describe(work, body)
         work.spend(started)
 
     def _route(self, work: Inference) -> None:
@@ -179,7 +219,8 @@ class InferenceEndpoint:
         assert record.tenant is not None and record.key_id is not None
         unit = unit_of(record.user, record.episode_id, record.key_id)
         variant = work.variant = split.choose(record.tenant, unit)
-        record.variant, record.experiment = variant.name, split.experiment_id
+        if record.experiment is None:  # else the prompt's experiment counts this request
+            record.variant, record.experiment = variant.name, split.experiment_id
         record.adapter = variant.adapter
         target = work.target = work.snapshot.routes.varied(asked, split, variant)
         return target
@@ -291,17 +332,18 @@ class InferenceEndpoint:
         raise asyncio.CancelledError
 
 
-def _describe(
-    record: RequestRecord, body: Mapping[str, Any], headers: Mapping[bytes, bytes]
-) -> None:
+def _describe(work: Inference, body: Mapping[str, Any]) -> None:
     """Take into the record what the caller said of its request."""
+    record = work.record
     record.model = body["model"]
     record.user = body.get("user") or record.user
     record.episode_id = body.get("episode_id")
     record.tags = dict(body.get("metadata") or {})
     contexts = {n: body[n] for n in ("retrieved_contexts", "reference") if body.get(n) is not None}
+    if work.variables is not None:
+        contexts["variables"] = work.variables
     record.contexts = contexts or None
-    client_id = headers.get(b"x-request-id")
+    client_id = work.exchange.headers.get(b"x-request-id")
     if client_id is not None:
         record.tags["client_request_id"] = client_id.decode("latin-1")[: wire.TEXT_BYTES]
 

@@ -95,6 +95,7 @@ def check_split(split: Split) -> None:
     _check_salt(where, split.salt)
     for arm in split.arms:
         _check_variant(f"{where}: {arm.variant.name}", arm.variant)
+        _check_kind(f"{where}: {arm.variant.name}", split, arm.variant)
 
 
 def _check_salt(where: str, salt: str) -> None:
@@ -107,7 +108,7 @@ def _check_salt(where: str, salt: str) -> None:
 
 
 def _check_variant(where: str, variant: Variant) -> None:
-    for field in ("name", "target", "adapter"):
+    for field in ("name", "target", "adapter", "prompt_version"):
         value = getattr(variant, field)
         if value is not None and not _fits(value):
             raise BadRequest(
@@ -115,14 +116,24 @@ def _check_variant(where: str, variant: Variant) -> None:
             )
     if variant.target == WILDCARD:
         raise BadRequest(f"{where}: target: an alias of its own, not '*'", param="target")
-    if variant.prompt_version:
-        raise BadRequest(f"{where}: prompt_version: there is no prompt registry", param="arms")
     for name, value in variant.parameters.items():
         _check_parameter(f"{where}: parameters.{name}", name, value)
 
 
+def _check_kind(where: str, split: Split, variant: Variant) -> None:
+    """A prompt's arms differ in the version alone; an alias's arms have none."""
+    if split.prompt is None and variant.prompt_version is not None:
+        raise BadRequest(f"{where}: prompt_version: only in the split of a prompt", param="arms")
+    if split.prompt is not None:
+        others = variant.target or variant.adapter or variant.parameters
+        if others or not variant.prompt_version:
+            raise BadRequest(
+                f"{where}: an arm of a prompt has a prompt_version and nothing else", param="arms"
+            )
+
+
 def _check_parameter(where: str, name: str, value: Any) -> None:
-    if name in CALLERS or name in wire.OURS or name in wire.DENIED or name in wire.NOT_OFFERED:
+    if name in CALLERS or name in wire.OURS or name in wire.DENIED:
         raise BadRequest(f"{where}: not for a variant to set", param="parameters")
     checks = [table[name] for table in (wire.CHAT, wire.COMPLETION) if name in table]
     wrong = [check(value, Limits()) for check in checks]

@@ -13,6 +13,7 @@ from typing import Any
 
 HASH_BYTES = 8
 HASH_SPACE = 1 << (8 * HASH_BYTES)
+PROMPT_SPLIT = "prompt:"
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -49,7 +50,8 @@ class Split:
     """How an alias's traffic is shared. One arm: everybody gets that variant.
 
     Attributes:
-        alias: the model's public name.
+        alias: the model's public name; or `prompt:` and a prompt's name, where the arms are
+            versions of that prompt.
         arms: at least one; at least one weight is above zero. Their order matters to stickiness:
             as weights move, units cross only the borders that move.
         experiment_id: the experiment that wrote it, or None.
@@ -60,6 +62,13 @@ class Split:
     arms: tuple[Arm, ...]
     experiment_id: str | None
     salt: str
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt whose versions its arms are; None: it shares a model's traffic."""
+        return (
+            self.alias.removeprefix(PROMPT_SPLIT) if self.alias.startswith(PROMPT_SPLIT) else None
+        )
 
     @property
     def retargets(self) -> bool:

@@ -34,10 +34,9 @@ DENIED = frozenset(
         "media_url",
     ]
 )
-# What a gateway with a prompt registry takes; ignoring it would answer another question.
-NOT_OFFERED = frozenset(["prompt_id", "prompt_version", "prompt_label", "prompt_variables"])
-# Ours: for the log, evaluations and caches; no upstream sees them.
-OURS = frozenset(["episode_id", "retrieved_contexts", "reference", "cache", "metadata"])
+PROMPT = ("prompt_id", "prompt_version", "prompt_label", "prompt_variables")
+# Ours: for the log, prompts, evaluations and caches; no upstream sees them.
+OURS = frozenset(["episode_id", "retrieved_contexts", "reference", "cache", "metadata", *PROMPT])
 MAX_CONTAINERS = 200_000
 TEXT_BYTES = 512
 MODEL_CHARACTERS = 256
@@ -72,10 +71,6 @@ def validate(
             wrong = check(value, limits)
             if wrong:
                 raise BadRequest(f"'{name}' {wrong}.", param=name)
-        elif name in NOT_OFFERED:
-            raise BadRequest(
-                f"'{name}': this gateway has no prompt registry.", param=name, code="not_supported"
-            )
         elif name in DENIED:
             raise BadRequest(
                 f"'{name[:64]}' is not accepted by this gateway.", param=name, code="field_denied"

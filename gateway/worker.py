@@ -24,10 +24,12 @@ from gateway.app import DataPlane, Parts
 from gateway.configuration import ConfigurationError, Listen
 from gateway.database import open_database
 from gateway.feedback import FeedbackStore
+from gateway.follower import follow_forever
 from gateway.http1_transport import Http1Transport
 from gateway.key_ring import KeyRing
 from gateway.ledger import Ledger
 from gateway.live import DeclaredMetrics, Live
+from gateway.live_prompts import LivePrompts
 from gateway.live_splits import LiveSplits
 from gateway.metrics import Metrics
 from gateway.protocol import BoundedProtocol, bounded_protocol
@@ -74,8 +76,9 @@ async def serve(settings: Settings) -> None:
     database = open_database(settings.database_url)
     ring = KeyRing(database, settings.key_digest_secret())
     ring.load()
-    splits = LiveSplits(database)
+    splits, prompts = LiveSplits(database), LivePrompts(database)
     splits.load()
+    prompts.load()
     spool = Spool(settings.spool_dir, configuration.log)
     most = max((up.connections for up in configuration.upstreams.values()), default=1)
     transport = Http1Transport(secure=AiohttpTransport(most))
@@ -88,6 +91,7 @@ async def serve(settings: Settings) -> None:
             live=live,
             ring=ring,
             splits=splits,
+            prompts=prompts,
             transport=transport,
             ledger=Ledger(spool, metrics),
             salt_secret=settings.key_digest_secret(),
@@ -103,8 +107,9 @@ async def serve(settings: Settings) -> None:
     listener = listen(configuration.server)
     gc.freeze()
     background = (
-        ring.refresh_forever(), splits.follow_forever(ring, live), spool.run(),
-        _reload_forever(live), _publish_metrics(metrics, parts),
+        ring.refresh_forever(), splits.follow_forever(ring, live),
+        follow_forever(prompts, ring, "prompts"), spool.run(), _reload_forever(live),
+        _publish_metrics(metrics, parts),
     )  # fmt: skip
     async with _running(server, *background):
         await server.serve(sockets=[listener])

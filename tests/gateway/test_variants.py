@@ -150,7 +150,12 @@ def parameters(**given: Any) -> Split:
         (one(adapter="a\nb"), "adapter: 1 to 256 printable"),
         (one(target="x" * 257), "target: 1 to 256 printable"),
         (one(target="*"), "an alias of its own"),
-        (one(prompt_version="1"), "no prompt registry"),
+        (one(prompt_version="1"), "only in the split of a prompt"),
+        (replace(one(adapter=None), alias="prompt:p"), "a prompt_version and nothing else"),
+        (
+            replace(one(prompt_version="1", adapter="x"), alias="prompt:p"),
+            "a prompt_version and nothing else",
+        ),
         (parameters(model="other"), "parameters.model: not for a variant"),
         (parameters(stream=True), "parameters.stream: not for a variant"),
         (parameters(user="u"), "parameters.user: not for a variant"),
