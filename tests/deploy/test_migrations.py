@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import evals.verdicts  # noqa: F401 - declares a table
 import gateway.feedback
 import gateway.keys
+import gateway.prompt_versions
 import gateway.splits  # noqa: F401
 import pipelines.tables  # noqa: F401
 from deploy.migrations import HERE, head, revision, upgrade
