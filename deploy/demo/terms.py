@@ -29,7 +29,7 @@ class Budget:
         at_once: requests under way at once.
     """
 
-    before_users: int = 200
+    before_users: int = 240
     held_out: int | None = None
     ab_users: int = 400
     aa_users: int = 80
@@ -43,7 +43,7 @@ class Budget:
 
 
 QUICK = Budget(
-    before_users=80, held_out=24, ab_users=90, aa_users=40, drill_users=60, decide_seconds=20.0
+    before_users=140, held_out=96, ab_users=240, aa_users=40, drill_users=80, decide_seconds=20.0
 )
 
 
