@@ -17,7 +17,7 @@ from gateway.key_tables import KeyRow
 from gateway.request_log import LogReader
 from pipelines.datasets import PARTS, Manifest
 from pipelines.lineage_erasures import Excuses
-from pipelines.lineage_findings import Findings, Origins
+from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Origins
 from pipelines.tables import DatasetExampleRow
 
 AT_ONCE = 500
@@ -92,7 +92,7 @@ def _check_rows(
     """That there is a row for every example of the manifest, and that rows and files agree."""
     there = {one.position for one in examples}
     missing = [str(position) for position in range(manifest.rows) if position not in there]
-    gone = "not in the state database: whose feedback it was made from is not known; train again"
+    gone = f"not in the state database: whose feedback it was made from is not known; {RESTORE}"
     findings.several(of, "example", missing, gone)
     problems = [
         f"{part} has {found} examples, its manifest says {facts.rows}"
@@ -104,7 +104,7 @@ def _check_rows(
         told = {(one.part, one.request_id, one.feedback_id) for one in examples}
         if told != set(_lines(folder)):
             problems.append("its files name other requests or feedback than the state database")
-    findings.judged(of, "examples", problems, f"{len(examples)} rows")
+    findings.judged(of, "examples", problems, f"{len(examples)} rows", DISAGREE)
 
 
 def _lines(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -140,7 +140,7 @@ def _check_feedback(findings: Findings, of: str, examples: Sequence[_Example], g
             findings.erased(of, f"feedback {one.feedback_id}", why)
         else:
             missing.append(one.feedback_id)
-    gone = "not in the state database, and no erasure order covers it; restore it from a copy"
+    gone = f"not in the state database, and no erasure order covers it; {RESTORE}"
     findings.several(of, "feedback", missing, gone)
     findings.ok(of, "feedback", f"{there} of {len(examples)}")
 
@@ -186,14 +186,15 @@ def _check_names(
         if one.tenant is not None
         and (one.tenant != wanted[0] or one.on_request not in (one.request_id, None))
     ]
-    findings.judged(of, "selection", problems[:5], f"{wanted[1]} of tenant {wanted[0]}")
+    found = f"{wanted[1]} of tenant {wanted[0]}"
+    findings.judged(of, "selection", problems[:5], found, DISAGREE)
 
 
 def _check_keys(session: Session, findings: Findings, of: str, keys: Sequence[str]) -> None:
     known: set[str] = set()
     for wanted in _parts(keys, AT_ONCE):
         known |= set(session.scalars(select(KeyRow.key_id).where(KeyRow.key_id.in_(wanted))))
-    gone = "not in the state database: whose requests these were is not known; restore it"
+    gone = f"not in the state database: whose requests these were is not known; {RESTORE}"
     findings.several(of, "key", [one for one in keys if one not in known], gone)
     findings.ok(of, "keys", f"{len(known)} of {len(keys)}")
 

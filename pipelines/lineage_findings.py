@@ -17,6 +17,7 @@ from pipelines.mlflow_api import MLflowAway
 
 BROKEN_SHOWN = 50
 RESTORE = "restore the state database from a copy"
+DISAGREE = "find out which of the two was changed, and put it back"
 
 
 class LinkState(StrEnum):
@@ -109,10 +110,12 @@ class Findings:
         """It does not hold."""
         self._add(Link(of, to, LinkState.BROKEN, found))
 
-    def judged(self, of: str, to: str, problems: Sequence[str], found: str = "") -> None:
-        """Broken if there is a problem, else ok."""
+    def judged(
+        self, of: str, to: str, problems: Sequence[str], found: str = "", cure: str = RESTORE
+    ) -> None:
+        """Broken if there is a problem, with what to do; else ok."""
         if problems:
-            self.broken(of, to, "; ".join(problems))
+            self.broken(of, to, "; ".join([*problems, cure]))
         else:
             self.ok(of, to, found)
 

@@ -56,7 +56,8 @@ def _tell(
     elif why is not None:
         findings.erased(*link, f"{there} of {recorded} users: {why}")
     else:
-        gone = "what the others sent or said is gone, and no erasure order covers it; restore it"
+        gone = "what the others sent or said is gone, and no erasure order covers it; restore "
+        gone += "database or log from a copy"
         findings.broken(*link, f"{there} of {recorded} users are there: {gone}")
 
 

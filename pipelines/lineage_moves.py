@@ -28,7 +28,7 @@ from pipelines.champion import (
     running_experiment,
 )
 from pipelines.experiment import PROMOTED, STOPPED
-from pipelines.lineage_findings import RESTORE, Findings, Sources, differences
+from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Sources, differences
 from pipelines.lineage_names import BEGUN, told
 from pipelines.promotion import PREVIOUS, wanted_aliases
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
@@ -79,7 +79,7 @@ def check_promotion(session: Session, findings: Findings, row: PromotionRow) -> 
     ]
     if entries:
         to = f"audit row {entries[0].id}"
-        findings.judged(of, to, _differences(row, entries[0]), f"by {row.actor}")
+        findings.judged(of, to, _differences(row, entries[0]), f"by {row.actor}", DISAGREE)
     else:
         findings.broken(of, "audit row", f"the audit trail says nothing of it; {RESTORE}")
     if row.to_version is not None:
@@ -104,7 +104,7 @@ def check_experiment(
         query = select(PromotionRow.promotion_id)
         query = query.where(PromotionRow.experiment_id == row.experiment_id)
         promotion_id = session.scalars(query).first()
-        missing = [f"it ended as promoted, and no promotion names it; {RESTORE}"]
+        missing = ["it ended as promoted, and no promotion names it"]
         findings.judged(of, "promotion", [] if promotion_id else missing, promotion_id or "")
 
 
@@ -121,8 +121,9 @@ def check_split(session: Session, findings: Findings, alias: str) -> None:
         found = _traffic({CHAMPION: None})
     else:
         found = _traffic(_adapters(split.as_dict()["arms"]), split.experiment_id)
-    wrong = f"its traffic goes to {found}, it should go to {wanted}; promote or roll back once more"
-    findings.judged(f"model {alias}", "split", [wrong] if found != wanted else [], found)
+    wrong = [f"its traffic goes to {found}, it should go to {wanted}"] if found != wanted else []
+    cure = "roll back, then promote again" if running is None else "stop the experiment"
+    findings.judged(f"model {alias}", "split", wrong, found, cure)
 
 
 def check_aliases(sources: Sources, session: Session, findings: Findings, name: str) -> None:
@@ -136,12 +137,12 @@ def check_aliases(sources: Sources, session: Session, findings: Findings, name: 
         moving = select(PromotionRow.promotion_id).where(
             PromotionRow.name == name, PromotionRow.state == MOVING
         )
-        if problems and session.scalars(moving).first() is not None:
-            problems.append("the controller is still to tell MLflow: see that it runs, wait")
-        elif problems:
-            problems.append("somebody moved them in MLflow: move them back there")
+        if session.scalars(moving).first() is not None:
+            cure = "the controller is still to tell MLflow: see that it runs, and wait"
+        else:
+            cure = "somebody moved them; the controller puts them right when it is started again"
         said = ", ".join(f"{alias} {version or '-'}" for alias, version in expected.items())
-        findings.judged("registry", f"MLflow aliases of {name}", problems, said)
+        findings.judged("registry", f"MLflow aliases of {name}", problems, said, cure)
 
 
 def check_log(session: Session, findings: Findings, log: Sequence[Answered]) -> None:
@@ -150,12 +151,12 @@ def check_log(session: Session, findings: Findings, log: Sequence[Answered]) -> 
         of = f"requests on {one.alias}"
         if one.experiment is not None:
             there = session.get(ExperimentRow, one.experiment) is not None
-            gone = f"{one.requests} requests took part in it, the database has none; {RESTORE}"
+            gone = f"{one.requests} requests took part in it, the database has none"
             findings.judged(of, f"experiment {one.experiment}", [] if there else [gone])
         if one.adapter is not None:
             query = select(ModelVersionRow).where(ModelVersionRow.adapter == one.adapter)
             known = session.scalars(query.limit(1)).first()
-            gone = f"{one.requests} requests were answered with it, no version has it; {RESTORE}"
+            gone = f"{one.requests} requests were answered with it, no version has it"
             found = "" if known is None else f"{known.name}/{known.version}"
             findings.judged(of, f"adapter {one.adapter}", [] if known else [gone], found)
 
@@ -166,7 +167,7 @@ def _check_there(
     table, key = wanted
     identifier = "/".join(key) if isinstance(key, tuple) else key
     there = session.get(table, key) is not None
-    gone = [f"not in the state database; {RESTORE}"]
+    gone = ["not in the state database"]
     findings.judged(of, f"{table.__tablename__} {identifier}", [] if there else gone)
 
 
@@ -204,11 +205,11 @@ def _check_trail(session: Session, findings: Findings, row: ExperimentRow) -> No
     for action, values in expected.items():
         entry = entries.get(action)
         if entry is None:
-            problems = [f"the audit trail says nothing of it; {RESTORE}"]
+            problems = ["the audit trail says nothing of it"]
         else:
             after = entry.after or {}
             problems = [
-                f"its {name} in the audit trail is another; {RESTORE}"
+                f"its {name} in the audit trail is another"
                 for name, value in values.items()
                 if after.get(name) != value
             ]
@@ -246,14 +247,14 @@ def _check_arms(
         else:
             seen[one.variant] += one.requests
     said = ", ".join(f"{count} {arm}" for arm, count in seen.items())
-    findings.judged(of, "arms", problems, said)
+    findings.judged(of, "arms", problems, said, DISAGREE)
 
 
 def _check_verdict(session: Session, findings: Findings, row: ExperimentRow) -> None:
     of = f"experiment {row.experiment_id}"
     if row.verdict_id is None:
         decided = row.state not in (RUNNING, STOPPED)
-        gone = [f"it ended as {row.state} without a verdict; {RESTORE}"]
+        gone = [f"it ended as {row.state} without a verdict"]
         findings.judged(of, "verdict", gone if decided else [], row.state)
         return
     verdict = session.get(VerdictRow, row.verdict_id)
@@ -273,4 +274,4 @@ def _check_verdict(session: Session, findings: Findings, row: ExperimentRow) -> 
     problems = differences(expected, {**told, **measured})
     if (verdict.decision == "promote") != (row.state == PROMOTED):
         problems.append(f"it says {verdict.decision}, the experiment ended as {row.state}")
-    findings.judged(of, to, problems, verdict.decision)
+    findings.judged(of, to, problems, verdict.decision, DISAGREE)

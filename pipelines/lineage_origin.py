@@ -9,12 +9,12 @@ from evals.records import Decision
 from evals.verdicts import VerdictRow
 from pipelines.datasets import DatasetChanged, FileFacts, Manifest, verify
 from pipelines.lineage_examples import check_examples
-from pipelines.lineage_findings import Findings, Origins, Sources, differences
+from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Origins, Sources, differences
 from pipelines.lineage_mlflow import FINISHED, KnownVersion, MLflowFacts
 from pipelines.tables import DatasetRow, ModelVersionRow, RunRow, TrainingRow
 from pipelines.workspace import WorkspaceBusy
 
-TRAIN_AGAIN = "train again: a candidate without it cannot be explained"
+RESTORE_OR_TRAIN = f"{RESTORE}, or train again: a version without it cannot be explained"
 
 
 def check_version(origins: Origins, name: str, version: str) -> None:
@@ -24,7 +24,7 @@ def check_version(origins: Origins, name: str, version: str) -> None:
     row = session.get(ModelVersionRow, (name, version))
     if row is None:
         said = "named by a promotion, an experiment, a run or MLflow, but not in the state database"
-        findings.broken("registry", of, f"{said}; {TRAIN_AGAIN}")
+        findings.broken("registry", of, f"{said}; {RESTORE_OR_TRAIN}")
         return
     findings.ok("registry", of)
     training = session.get(TrainingRow, row.training_id)
@@ -35,13 +35,13 @@ def check_version(origins: Origins, name: str, version: str) -> None:
     _check_verdict(session, findings, of, row, training)
     to = f"training {row.training_id}"
     if training is None:
-        findings.broken(of, to, f"not in the state database; {TRAIN_AGAIN}")
+        findings.broken(of, to, f"not in the state database; {RESTORE_OR_TRAIN}")
         return
     expected = {"name": row.name}
     if row.verdict_id is not None:
         expected["adapter"] = row.adapter  # a drill's is made from the training's, and unjudged
     found = {"name": training.name, "adapter": training.adapter}
-    findings.judged(of, to, differences(expected, found))
+    findings.judged(of, to, differences(expected, found), "", DISAGREE)
     _check_adapter(findings, of, row, training)
     _check_training(origins.sources.mlflow, findings, training)
     _check_dataset(origins, training)
@@ -56,7 +56,11 @@ def _check_registered(
 ) -> None:
     to = f"MLflow version {row.version}"
     if known is None:
-        findings.broken(of, to, "MLflow's registry has no such version; register it again")
+        findings.broken(
+            of,
+            to,
+            "MLflow's registry has no such version; restore MLflow from a copy, or train again",
+        )
         return
     expected = {
         "run_id": row.training_id,
@@ -71,10 +75,7 @@ def _check_registered(
         if row.adapter != training.adapter:
             digest, named = known.tags.get("adapter_digest", ""), _named(row)
             expected["adapter_digest"] = digest if digest.startswith(named) else f"{named}…"
-    problems = differences(expected, found)
-    if problems:
-        problems.append("MLflow's tags and the state database disagree: find out who changed which")
-    findings.judged(of, to, problems)
+    findings.judged(of, to, differences(expected, found), "", DISAGREE)
 
 
 def _check_run(
@@ -90,7 +91,7 @@ def _check_run(
     query = select(RunRow).where(RunRow.name == row.name, RunRow.version == row.version)
     runs = list(session.scalars(query.order_by(RunRow.run_id)))
     if not any(run.verdict_id == row.verdict_id for run in runs):
-        gone = f"no run of the pipeline is known to have made it; {TRAIN_AGAIN}"
+        gone = f"no run of the pipeline is known to have made it; {RESTORE_OR_TRAIN}"
         findings.broken(of, "run", gone)
     expected = {"training_id": row.training_id}
     if training is not None:
@@ -117,7 +118,7 @@ def _check_verdict(
     to = f"verdict {row.verdict_id}"
     verdict = session.get(VerdictRow, row.verdict_id)
     if verdict is None:
-        findings.broken(of, to, "not in the state database; evaluate the version again")
+        findings.broken(of, to, f"not in the state database; {RESTORE_OR_TRAIN}")
         return
     problems = differences({"subject": row.adapter}, {"subject": verdict.subject})
     if verdict.decision != Decision.PROMOTE:
@@ -126,7 +127,7 @@ def _check_verdict(
     if training is not None:
         expected["dataset_id"] = training.dataset_id
     problems += differences(expected, verdict.evidence)
-    findings.judged(of, to, problems, verdict.decision)
+    findings.judged(of, to, problems, verdict.decision, DISAGREE)
 
 
 def _check_adapter(
@@ -134,14 +135,18 @@ def _check_adapter(
 ) -> None:
     """The adapter's files against the digest that they were registered under."""
     to, path = f"adapter {row.adapter}", Path(row.adapter_path)
+    cure = "restore its folder from a copy"
+    wanted = _named(row)
+    if row.adapter == training.adapter:
+        wanted = training.adapter_digest
+        cure = f"fetch it again: mlflow artifacts download --run-id {row.training_id} -a adapter"
     digest = _digest(path)
     if digest is None:
-        gone = f"no whole adapter in {path}; fetch it from MLflow's run {row.training_id}"
-        findings.broken(of, to, gone)
+        findings.broken(of, to, f"no whole adapter in {path}; {cure}")
         return
-    wanted = training.adapter_digest if row.adapter == training.adapter else _named(row)
     changed = f"{path} has the digest {digest}, not {wanted}: its files were changed"
-    findings.judged(of, to, [] if wanted and digest.startswith(wanted) else [changed])
+    same = bool(wanted) and digest.startswith(wanted)
+    findings.judged(of, to, [] if same else [changed], "", cure)
 
 
 def _named(row: ModelVersionRow) -> str:
@@ -165,21 +170,25 @@ def _check_training(mlflow: MLflowFacts, findings: Findings, row: TrainingRow) -
     with findings.asking_mlflow():
         run = mlflow.run(row.training_id)
         if run is None or not run.active:
-            what = "MLflow has no such run" if run is None else "the run was deleted in MLflow"
-            how = f"mlflow runs restore --run-id {row.training_id}"
-            findings.broken(of, to, f"{what}; restore it: {how}")
+            gone = "MLflow has no such run; restore MLflow from a copy"
+            if run is not None:
+                restore = f"mlflow runs restore --run-id {row.training_id}"
+                gone = f"the run was deleted in MLflow; restore it: {restore}"
+            findings.broken(of, to, gone)
             return
         problems = differences({"dataset_id": row.dataset_id}, run.tags)
         if run.status != FINISHED:
             problems.append(f"it is {run.status} there, the training is finished")
         there = mlflow.adapter_files(row.training_id)
-        gone = [name for name in (CONFIG, DESCRIPTION, WEIGHTS) if name not in there]
-        if gone:
-            problems.append(
-                f"its artifact 'adapter' has no {', '.join(gone)}; upload the files of "
-                f"{row.adapter_path} again"
+        lost = [name for name in (CONFIG, DESCRIPTION, WEIGHTS) if name not in there]
+        cure = DISAGREE
+        if lost:
+            problems.append(f"its artifact 'adapter' has no {', '.join(lost)}")
+            cure = (
+                f"upload it again: mlflow artifacts log-artifacts --run-id {row.training_id} "
+                f"-a adapter -l {row.adapter_path}"
             )
-        findings.judged(of, to, problems)
+        findings.judged(of, to, problems, "", cure)
 
 
 def _check_dataset(origins: Origins, training: TrainingRow) -> None:
@@ -188,7 +197,7 @@ def _check_dataset(origins: Origins, training: TrainingRow) -> None:
     of = f"dataset {dataset_id}"
     row = origins.session.get(DatasetRow, dataset_id)
     if row is None:
-        gone = f"not in the state database; {TRAIN_AGAIN}"
+        gone = f"not in the state database; {RESTORE_OR_TRAIN}"
         findings.broken(f"training {training.training_id}", of, gone)
         return
     findings.ok(f"training {training.training_id}", of)
@@ -216,14 +225,17 @@ def _check_manifest(findings: Findings, row: DatasetRow) -> Manifest | None:
         files = {name: FileFacts(**facts) for name, facts in fields.pop("files").items()}
         manifest = Manifest(files=files, **fields)
     except (KeyError, TypeError, AttributeError) as error:
-        findings.broken(of, "manifest", f"not a data set's manifest ({error!r}); {TRAIN_AGAIN}")
+        findings.broken(
+            of, "manifest", f"not a data set's manifest ({error!r}); {RESTORE_OR_TRAIN}"
+        )
         return None
     if manifest.dataset_id != row.dataset_id:
-        said = f"its content is {manifest.dataset_id}: it was changed; {TRAIN_AGAIN}"
+        said = f"its content is {manifest.dataset_id}: it was changed; {RESTORE_OR_TRAIN}"
         findings.broken(of, "manifest", said)
         return None
     if manifest.name != row.name:
-        findings.broken(of, "manifest", f"it is one of {manifest.name}, not of {row.name}")
+        other = f"it is one of {manifest.name}, not of {row.name}; {DISAGREE}"
+        findings.broken(of, "manifest", other)
         return None
     findings.ok(of, "manifest", f"{manifest.rows} examples")
     return manifest

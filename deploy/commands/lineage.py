@@ -222,7 +222,7 @@ def label(node: Node) -> Text:
     text = Text(f"{node.kind} ", "bold") + Text(node.id, "cyan")
     for name in SHOWN:
         value = node.details.get(name)
-        if value is not None and value is not False:
+        if value is not None and (name, value) != ("blocked", False):
             length = TO_SECONDS if name in TIMES else LONGEST
             text += Text(f"  {name}={str(value)[:length]}", "dim")
     return text

@@ -4,6 +4,7 @@ Rows are cut with foreign keys and triggers off, as a restored copy or a hand in
 """
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -34,6 +35,11 @@ models:
   {name}: {{upstream: vllm}}
 mlflow: {{tracking_uri: "{tracking_uri}"}}
 """
+CURE = re.compile(
+    r"; (restore |find out which |fetch it again: mlflow|fetch them from |upload it again: mlflow|"
+    r"roll back, then promote|stop the experiment|the controller is|somebody moved them; the|"
+    r"wait for its end|bring MLflow back)"
+)
 TRIGGERS = ("audit_no_update", "audit_no_delete", "audit_no_replace")
 
 
@@ -77,7 +83,9 @@ def checked(chain: Chain, tracking_uri: str, **changes: Any) -> Report:
 
 
 def told(report: Report) -> str:
-    """The broken links, one a line, as the command prints them."""
+    """The broken links, one a line, as the command prints them; each says what to do."""
+    for link in report.broken:
+        assert CURE.search(link.found) or link.to.endswith(" …"), link
     return "\n".join(f"{link.of} → {link.to}: {link.found}" for link in report.broken)
 
 

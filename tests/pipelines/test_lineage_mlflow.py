@@ -62,7 +62,9 @@ def _artifact_gone(chain: Chain, server: MLflowServer) -> str:
 
 def _weights_gone(chain: Chain, server: MLflowServer) -> str:
     (_artifact(chain, server) / WEIGHTS).unlink()
-    return f"its artifact 'adapter' has no {WEIGHTS}; upload the files of {chain.adapter_path}"
+    return (
+        f"its artifact 'adapter' has no {WEIGHTS}; upload it again: mlflow artifacts log-artifacts"
+    )
 
 
 def _artifact(chain: Chain, server: MLflowServer) -> Path:
@@ -83,12 +85,12 @@ def _model_gone(chain: Chain, server: MLflowServer) -> str:
 
 def _alias_taken_away(chain: Chain, server: MLflowServer) -> str:
     Registry(server.url).set_alias(chain.name, "champion", None)
-    return "champion is missing there, 1 here; somebody moved them in MLflow"
+    return "champion is missing there, 1 here; somebody moved them"
 
 
 def _alias_set(chain: Chain, server: MLflowServer) -> str:
     Registry(server.url).set_alias(chain.name, "previous", "1")
-    return "previous is 1 there, none here; somebody moved them in MLflow"
+    return "previous is 1 there, none here; somebody moved them"
 
 
 def _unknown_version(chain: Chain, server: MLflowServer) -> str:
