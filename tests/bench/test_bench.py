@@ -1,7 +1,13 @@
 """The benchmark's own parts: its stream client, its ratios and its table."""
 
+from pathlib import Path
+
+import pytest
+
+from tests.bench import finetune
 from tests.bench.report import ratio_table, ratios, table
 from tests.bench.stream_client import run_streams, stream_request
+from tests.rlhf.tiny_model import write_tiny_model
 from tests.scripted_upstream import ScriptedUpstream
 
 
@@ -38,3 +44,18 @@ def test_ratios_are_met_or_missed() -> None:
     ]
     assert "| CPU per unary request / LiteLLM | 1/120 | ≤ 1/30 | met |" in ratio_table(found)
     assert "| gateway | - | 300 | - |" in table(figures)
+
+
+def test_the_bare_loop_computes_what_finetune_computes(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny")
+    said: list[str] = []
+    config = finetune.configuration(steps=3, threads=1)
+    runs = finetune.measure(model, config, repeats=1, say=said.append)
+    assert said == ["round 1/1: 3 steps of finetune", "round 1/1: 3 steps of bare PEFT loop"]
+    (ours,), (bare,) = runs[finetune.OURS], runs[finetune.BARE]
+    assert len(ours.losses) == len(bare.losses) == 3
+    assert ours.losses[0] == pytest.approx(bare.losses[0], rel=1e-3)
+    assert ours.losses[0] > ours.losses[-1]
+    assert bare.losses[0] > bare.losses[-1]
+    ratio = ours.per_step(0) / bare.per_step(0)
+    assert f"| ratio | {ratio:.2f} | " in finetune.table(runs)

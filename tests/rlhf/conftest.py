@@ -1,21 +1,13 @@
 """What the tests of this folder share: the tiny model, and an adapter that was trained on it."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import gc
+from collections.abc import Iterator
 
 import pytest
 
-from rlhf.finetune import FinetuneConfig, FinetuneResult, finetune
+from rlhf.finetune import FinetuneConfig, FinetuneResult
 from tests.rlhf.tiny_model import write_rows, write_tiny_model
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a training is made from."""
-
-    base: Path
-    train: Path
-    validation: Path
+from tests.rlhf.trainings import Material, Training
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +21,26 @@ def material(tmp_path_factory) -> Material:
 
 
 @pytest.fixture(scope="session")
-def trained(material, tmp_path_factory) -> FinetuneResult:
+def trained(material: Material, tmp_path_factory) -> FinetuneResult:
     """One in one go; its adapter is for reading and copying."""
     config = FinetuneConfig(learning_rate=1e-2, epochs=6, threads=1)
-    out = tmp_path_factory.mktemp("trained") / "adapter"
-    return finetune(
-        config, material.base, material.train, material.validation, out, lambda *_: None
-    )
+    return material.training(tmp_path_factory.mktemp("trained") / "adapter", config).run()
+
+
+@pytest.fixture(scope="module")
+def quick_collections() -> Iterator[None]:
+    """Each training ends with a garbage collection; what is here already is left out of it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def training(material: Material, tmp_path, quick_collections) -> Training:
+    return material.training(tmp_path / "adapter")
+
+
+@pytest.fixture(scope="session")
+def in_one_go(material: Material, tmp_path_factory) -> FinetuneResult:
+    """What `training` comes to."""
+    return material.training(tmp_path_factory.mktemp("one-go") / "adapter").run()

@@ -89,6 +89,7 @@ def test_loss_and_gradients_of_real_rows(material, attention, precision):
 
 
 @given(ROWS)
+@settings(deadline=None)
 def test_a_batch_has_the_answers_and_nothing_else(rows):
     batch = Collator(PAD)(rows)
     longest = max(len(row.tokens) for row in rows)

@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.checkpoints import FINGERPRINT, SEAL, newest, prepare, seal
@@ -48,6 +48,7 @@ def test_what_is_not_sealed_is_passed_over_and_removed(tmp_path):
     assert names(tmp_path) == ["checkpoint-3"]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([*FILES, SEAL]),
     st.sampled_from(["flip", "cut", "longer", "gone", "renamed", "another"]),

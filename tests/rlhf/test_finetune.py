@@ -1,90 +1,22 @@
-import gc
-import logging
 import math
-import os
-import random
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy
 import orjson
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from rlhf.adapter import DESCRIPTION, WEIGHTS, AdapterUnfit, inspect
+from rlhf.adapter import DESCRIPTION, WEIGHTS, inspect
 from rlhf.batches import Collator, answer_loss
-from rlhf.finetune import BadRow, Diverged, EmptyTraining, FinetuneConfig, FinetuneResult
+from rlhf.finetune import BadRow, EmptyTraining
+from rlhf.lora import precision
 from rlhf.rows import read_rows
 from rlhf.undisturbed import undisturbed
 from tests.rlhf.tiny_model import write_rows
-from tests.rlhf.training_process import Training
-
-STEPS = 10  # 40 rows, 4 at a time
-CONFIG = FinetuneConfig(batch_size=4, checkpoint_steps=2, learning_rate=5e-3, threads=1)
-
-
-class Stopped(Exception):
-    """Raised by a log, to end a training in the middle."""
-
-
-@dataclass
-class Watched:
-    """Notes what is logged; `stop_at` ends the training in that step."""
-
-    stop_at: int | None = None
-    steps: list[int] = field(default_factory=list)
-    metrics: list[Mapping[str, float]] = field(default_factory=list)
-
-    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.steps.append(step)
-        self.metrics.append(metrics)
-        if step == self.stop_at:
-            raise Stopped
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections():
-    """Each training ends with a garbage collection; what is here already is left out of it."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture
-def training(material, tmp_path) -> Training:
-    return Training(
-        CONFIG, material.base, material.train, material.validation, tmp_path / "adapter"
-    )
-
-
-@pytest.fixture(scope="module")
-def in_one_go(material, tmp_path_factory) -> FinetuneResult:
-    out = tmp_path_factory.mktemp("one-go") / "adapter"
-    return Training(CONFIG, material.base, material.train, material.validation, out).run()
-
-
-def left(training: Training) -> list[str]:
-    """What lies beside the adapter, with it."""
-    return sorted(one.name for one in training.out.parent.iterdir())
-
-
-def digest(result: FinetuneResult) -> str:
-    return inspect(result.adapter).digest
-
-
-def stopped(training: Training, step: int) -> Watched:
-    log = Watched(stop_at=step)
-    with pytest.raises(Stopped):
-        training.run(log)
-    return log
+from tests.rlhf.trainings import CONFIG, STEPS, Stopped, Training, Watched, digest, left, stopped
 
 
 def test_the_loss_falls(trained):
@@ -104,7 +36,7 @@ def test_the_adapter_is_the_model_that_was_trained(material, in_one_go):
         model = PeftModel.from_pretrained(plain, in_one_go.adapter).eval()
         rows = read_rows(material.validation, tokenizer, CONFIG.max_length).kept
         with torch.no_grad():
-            loss = answer_loss(model, Collator(2)(rows), torch.bfloat16).item()
+            loss = answer_loss(model, Collator(2)(rows), precision()).item()
     assert loss == pytest.approx(in_one_go.validation_loss, rel=0.01)
 
 
@@ -344,145 +276,3 @@ def test_what_is_not_ours_is_not_replaced(training, make):
 def test_an_empty_folder_is_used(training, in_one_go):
     training.out.mkdir()
     assert digest(training.run()) == digest(in_one_go)
-
-
-def test_a_rate_without_measure_diverges(training, trained):
-    shutil.copytree(trained.adapter, training.out)
-    log = Watched()
-    wild = replace(training, config=replace(CONFIG, learning_rate=1e30, checkpoint_steps=1))
-    with pytest.raises(
-        Diverged, match=r"^the training diverged in step 2: .*nan.*learning_rate"
-    ) as caught:
-        wild.run(log)
-    assert log.steps == [0, 1]
-    assert (caught.value.step, caught.value.last_good_loss) == (2, log.metrics[1]["loss"])
-    assert left(training) == ["adapter"]
-    assert inspect(training.out) == inspect(trained.adapter)
-
-
-@pytest.mark.parametrize("rate", [1e30, 1e38])
-@pytest.mark.parametrize("validated", [True, False])
-def test_the_last_step_can_diverge_too(training, rate, validated):
-    config = replace(CONFIG, learning_rate=rate, batch_size=40)
-    one_step = replace(training, config=config)
-    if not validated:
-        one_step = replace(one_step, validation=None)
-    with pytest.raises(Diverged) as caught:
-        one_step.run()
-    assert caught.value.step == 1
-    assert caught.value.last_good_loss == pytest.approx(4.6, abs=0.1)
-    assert left(training) == []
-
-
-def test_a_base_that_is_broken_diverges_at_once(training, material, tmp_path_factory):
-    from safetensors.torch import load_file, save_file
-
-    base = Path(shutil.copytree(material.base, tmp_path_factory.mktemp("broken") / "tiny"))
-    weights = load_file(base / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = math.nan
-    save_file(weights, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(Diverged, match=r"step 1: loss nan.*no loss before it") as caught:
-        replace(training, base=base).run()
-    assert (caught.value.step, caught.value.last_good_loss) == (1, None)
-    assert left(training) == []
-
-
-def test_an_adapter_that_could_not_be_served_leaves_nothing(training):
-    config = replace(CONFIG, target_modules=["embed_tokens"])
-    with pytest.raises(AdapterUnfit, match=r"embed_tokens.* is no LoRA matrix that vLLM serves"):
-        replace(training, config=config).run()
-    assert left(training) == []
-
-
-def test_a_folder_without_a_base_model(training, tmp_path):
-    with pytest.raises(AdapterUnfit, match="no model to train on"):
-        replace(training, base=tmp_path).run()
-    assert left(training) == []
-
-
-@pytest.fixture
-def settings_of_our_own() -> Iterator[None]:
-    """Settings that no library would choose."""
-    levels = {"transformers": 17, "peft": 23, "accelerate": 29}
-    before = {name: logging.getLogger(name).level for name in levels}
-    threads = torch.get_num_threads()
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    torch.set_num_threads(threads + 1)
-    yield
-    torch.set_num_threads(threads)
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
-
-
-def process() -> dict[str, Any]:
-    """What a training could change in its process."""
-    loggers = [logging.root, *map(logging.getLogger, ("transformers", "peft", "accelerate"))]
-    return {
-        "random": random.getstate(),
-        "numpy": [str(one) for one in numpy.random.get_state()],
-        "torch": torch.random.get_rng_state().tolist(),
-        "threads": torch.get_num_threads(),
-        "gradients": torch.is_grad_enabled(),
-        "dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "warnings": (list(warnings.filters), warnings.showwarning),
-        "logging": [(one.level, list(one.handlers), one.propagate) for one in loggers],
-        "bars": transformers_logging.is_progress_bar_enabled(),
-        "environment": dict(os.environ),
-    }
-
-
-@pytest.mark.parametrize(("stop_at", "bars"), [(None, True), (3, False)])
-def test_the_process_is_left_as_it_was(training, capfd, settings_of_our_own, stop_at, bars):
-    switch: Callable[[], None] = (
-        transformers_logging.enable_progress_bar
-        if bars
-        else transformers_logging.disable_progress_bar
-    )
-    switch()
-    inside = set()
-
-    def log(step: int, metrics: Mapping[str, float]) -> None:
-        inside.add(torch.get_num_threads())
-        if step == stop_at:
-            raise Stopped
-
-    before = process()
-    try:
-        training.run(log)
-    except Stopped:
-        assert stop_at
-    after = process()
-    transformers_logging.enable_progress_bar()
-    assert after == before
-    assert inside == {1}
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"rank": 0}, {"alpha": 0}, {"epochs": 0}, {"batch_size": 0}, {"max_length": 1},
-        {"warmup_steps": -1}, {"seed": -1}, {"checkpoint_steps": 0}, {"threads": 0},
-        {"learning_rate": 0}, {"learning_rate": -1.0}, {"learning_rate": math.nan},
-        {"learning_rate": math.inf},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_configuration_that_cannot_be(fields):
-    with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
-        FinetuneConfig(**fields)
-
-
-@given(st.integers(1, 500), st.integers(0, 600))
-def test_the_rate_rises_then_falls_and_no_step_is_without_effect(steps, warmup):
-    config = FinetuneConfig(warmup_steps=warmup)
-    rates = [config.rate(done, steps) for done in range(steps)]
-    top = rates.index(max(rates))
-    assert max(rates) == pytest.approx(1)
-    assert top == min(warmup, steps - 1)
-    assert all(rate > 0 for rate in rates)
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert config.rate(steps, steps) == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.rows import BadRow, Rows, read_rows
@@ -43,6 +43,7 @@ def test_tokens_are_those_of_the_chat_template(tmp_path):
     assert TOKENIZER.decode(found.tokens[found.answer_at :]) == '{"city": "Oslo"}<|im_end|>'
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), WORDS), min_size=1),
     WORDS.filter(str.strip),

@@ -14,7 +14,8 @@ import pytest
 
 from rlhf.adapter import inspect, require_fit
 from rlhf.finetune import FinetuneConfig, FinetuneResult
-from tests.rlhf.training_process import Training, TrainingProcess
+from tests.rlhf.training_process import TrainingProcess
+from tests.rlhf.trainings import Material, Training, left
 
 STEPS, EVERY = 40, 2  # 40 rows, 4 at a time, 4 times
 CONFIG = FinetuneConfig(
@@ -32,13 +33,9 @@ def draw() -> random.Random:
     return random.Random(seed)
 
 
-def training_in(folder: Path, config: FinetuneConfig, material) -> Training:
+def training_in(folder: Path, config: FinetuneConfig, material: Material) -> Training:
     folder.mkdir()
-    return Training(config, material.base, material.train, material.validation, folder / "adapter")
-
-
-def left(training: Training) -> list[str]:
-    return sorted(one.name for one in training.out.parent.iterdir())
+    return material.training(folder / "adapter", config)
 
 
 def finished(training: Training) -> tuple[list[int], FinetuneResult]:
@@ -60,6 +57,8 @@ def killed(training: Training, draw: random.Random) -> list[int]:
     return [*steps, *messages]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_killed_again_and_again_it_ends_as_in_one_go(material, tmp_path, draw):
     training = training_in(tmp_path / "killed", CONFIG, material)
     whole = training_in(tmp_path / "whole", CONFIG, material).run()
@@ -93,7 +92,8 @@ def moments(draw: random.Random) -> Iterator[int]:
         yield draw.randint(start + 1, start + 16)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_killed_at_any_change_of_a_file(material, trained, tmp_path, draw):
     whole = inspect(training_in(tmp_path / "whole", SHORT, material).run().adapter)
     before = require_fit(trained.adapter, whole.base_digest, SHORT.rank)

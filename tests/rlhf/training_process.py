@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.finetune import FinetuneConfig, FinetuneResult, finetune
+from tests.rlhf.trainings import Training
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
@@ -21,20 +20,6 @@ FORKS.set_forkserver_preload(
 ANSWER_SECONDS = 60
 # What changes names and files; weights are written beside Python's sight, under names that are.
 FILE_EVENTS = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"})
-
-
-@dataclass(frozen=True)
-class Training:
-    """What to train."""
-
-    config: FinetuneConfig
-    base: Path
-    train: Path
-    validation: Path | None
-    out: Path
-
-    def run(self, log: Any = lambda *_: None) -> FinetuneResult:
-        return finetune(self.config, self.base, self.train, self.validation, self.out, log)
 
 
 class TrainingProcess:
