@@ -5,14 +5,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
-
-from gateway.configuration import Configuration, ConfigurationError, Upstream, load_configuration
+from gateway.configuration import (
+    WILDCARD,
+    Configuration,
+    ConfigurationError,
+    Upstream,
+    load_configuration,
+)
 from gateway.database import Database, open_database
 from gateway.request_log import LogReader
 from gateway.settings import Settings
-from pipelines.rollout import Replicas
-from pipelines.tables import TrainingRow
 
 LORA_RANK = 16
 
@@ -65,26 +67,9 @@ class Installation:
         """The upstream that answers `alias`, and the name that it knows the plain model by."""
         model = self.configuration.models.get(alias)
         if model is None:
-            known = ", ".join(sorted(self.configuration.models))
+            known = ", ".join(sorted(self.configuration.models.keys() - {WILDCARD})) or "none"
             raise ConfigurationError(f"alias: no model {alias!r} (there are: {known})")
         return self.configuration.upstreams[model.upstream], model.model or alias
-
-    def engine(self, upstream: str) -> tuple[tuple[str, ...], str | None]:
-        """Addresses of every replica of an upstream, and the credential for them."""
-        given = self.configuration.upstreams[upstream]
-        name = given.api_key_env
-        credential = self.settings.secret_value(name) if name else None
-        return given.replicas or (given.url,), credential
-
-    def replicas_of(self, alias: str) -> Replicas:
-        """Every replica of the engine that answers `alias`."""
-        self.upstream_of(alias)
-        return Replicas(*self.engine(self.configuration.models[alias].upstream))
-
-    def model_names(self) -> frozenset[str]:
-        """Names of the models that were trained here."""
-        with self.database.session() as session:
-            return frozenset(session.scalars(select(TrainingRow.name).distinct()))
 
     def tracking_uri(self) -> str:
         """MLflow's address; ConfigurationError if none is configured."""

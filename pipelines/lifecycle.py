@@ -99,7 +99,7 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
         fitted = kind_of(spec).fit(installation, spec, dataset, work / FITTED, log)
         shutil.copytree(fitted.path, out / "adapter")
         tracked.log(0, {f"final/{name}": value for name, value in fitted.metrics.items()})
-        tracked.artifacts(out / "adapter")
+        tracked.artifacts(fitted.path)
     described = _training(spec, dataset_id, tracked.training_id, fitted)
     _record_training(installation, described, keep_adapter(installation, fitted))
     _write(out / TRAINING_FILE, described)

@@ -12,8 +12,10 @@ from evals.cases import load_cases
 from evals.records import Answer, Case
 from gateway.configuration import ConfigurationError
 from pipelines.datasets import Manifest, freeze
+from pipelines.engines import engine_of
 from pipelines.installation import Installation
 from pipelines.kinds import Fitted, LogMetrics, ModelKind, Say
+from pipelines.rollout import Replicas
 from pipelines.spec import Spec
 from rlhf.conversation import content_hash
 from rlhf.examples import Selection, collect
@@ -106,7 +108,8 @@ def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> N
 
     base = base_digest(installation.model_folder(spec.base_model))
     require_fit(path, base, installation.lora_rank)
-    replicas = installation.replicas_of(spec.alias)
+    engine = engine_of(installation, spec.alias)
+    replicas = Replicas(engine.urls, engine.credential)
     asyncio.run(replicas.load(adapter, path, within=ROLLOUT_SECONDS))
 
 
@@ -115,12 +118,12 @@ def answer(
 ) -> list[Answer]:
     """Ask the engine each case: the adapter, or the plain model."""
     _, plain = installation.upstream_of(spec.alias)
-    urls, credential = installation.engine(installation.configuration.models[spec.alias].upstream)
+    engine = engine_of(installation, spec.alias)
     subject = Subject(
-        url=urls[0],
+        url=engine.urls[0],
         model=adapter or plain,
         parameters=spec.evaluation.parameters,
-        api_key=credential,
+        api_key=engine.credential,
         concurrency=spec.evaluation.concurrency,
     )
 

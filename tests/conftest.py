@@ -53,3 +53,25 @@ def trained(
     with train_home(untrained, folder, backstage, mlflow_server) as home:
         home.first_pass()
         yield home
+
+
+@pytest.fixture
+def blank(
+    untrained: Path, tmp_path: Path, backstage: "Backstage", mlflow_server: "MLflowServer"
+) -> "Iterator[TrainHome]":
+    """A home of the test's own in which nothing was trained yet."""
+    from tests.pipelines.train_home import train_home
+
+    with train_home(untrained, tmp_path / "home", backstage, mlflow_server) as home:
+        yield home
+
+
+@pytest.fixture
+def copied(
+    trained: "TrainHome", tmp_path: Path, backstage: "Backstage", mlflow_server: "MLflowServer"
+) -> "Iterator[TrainHome]":
+    """A copy of the trained home for a test to change: whatever comes, DVC need not train."""
+    from tests.pipelines.train_home import train_home
+
+    with train_home(trained.folder, tmp_path / "home", backstage, mlflow_server) as home:
+        yield home

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.commands.lifecycle import installation_of, looked_up
+from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
+from gateway.configuration import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelines.tables import ExperimentRow
@@ -36,6 +38,10 @@ def start(
     with open_state() as state, looked_up():
         installation = installation_of(state)
         given = load_spec(spec)
+        if given.alias != alias:
+            raise ConfigurationError(
+                f"alias: the spec {spec} is of {given.alias}, not of {alias}; see --spec"
+            )
         trial = experiment.Trial(
             alias=alias,
             name=given.name,
@@ -58,18 +64,21 @@ def status(
     from pipelines import experiment
     from pipelines.observations import Observations
 
-    console = Console()
-    table = Table("experiment", "version", "state", "started", "message")
     with open_state() as state, looked_up():
         installation = installation_of(state)
+        installation.upstream_of(alias)
         rows = experiment.latest(state.database, alias)
+        if not rows:
+            typer.echo(f"there was no experiment on {alias} here")
+            return
+        table = Table("experiment", "version", "state", "started", "message")
         for row in rows:
             table.add_row(*_cells(row))
-        console.print(table)
+        print_table(table)
         for row in rows:
             if row.state == "running":
                 observations = Observations(state.database, installation.reader, row)
-                console.print(experiment.examine(row, observations).reason, highlight=False)
+                typer.echo(experiment.examine(row, observations).reason)
 
 
 @app.command()
@@ -87,4 +96,5 @@ def stop(
 
 def _cells(row: "ExperimentRow") -> tuple[str, ...]:
     started = row.started_at.isoformat(timespec="seconds")
-    return row.experiment_id, row.version or "A/A", row.state, started, row.message or ""
+    message = escape(row.message or "")
+    return row.experiment_id, row.version or "A/A", row.state, started, message

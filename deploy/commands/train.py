@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.commands.lifecycle import installation_of, looked_up
+from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
 from evals.records import Verdict
 
@@ -38,19 +40,17 @@ def llm(
 
             def show(stage: str, percent: int, what: str) -> None:
                 if console.is_terminal:
-                    status.update(f"{stage} {percent:3d} % {what}")
+                    status.update(f"{stage} {percent:3d} % {escape(what)}")
                 elif percent in (0, 100):
-                    console.print(f"{stage} {percent} % {what}", highlight=False)
+                    typer.echo(f"{stage} {percent} % {what}".rstrip())
 
             outcome = run_pass(installation, given, show, fresh=fresh)
-    console.print(f"data set {outcome.dataset_id}, training {outcome.training_id}")
-    print_verdict(console, outcome.verdict)
+    typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
+    print_verdict(outcome.verdict)
     if outcome.version is None:
         raise typer.Exit(100)
-    console.print(
-        f"registered: {given.name} version {outcome.version}, served as {outcome.adapter}"
-    )
-    console.print(f"next: llmops experiment start {given.alias} {outcome.version}")
+    typer.echo(f"registered: {given.name} version {outcome.version}, served as {outcome.adapter}")
+    typer.echo(f"next: llmops experiment start {given.alias} {outcome.version} --spec {spec}")
 
 
 @app.command()
@@ -58,22 +58,26 @@ def status(name: Annotated[str, typer.Argument(help="the model's name")] = "extr
     """The latest runs of a model: state, stage, what they made, why they ended."""
     from pipelines.runs import latest
 
-    table = Table("run", "state", "stage", "data set", "version", "started", "message")
     with open_state() as state:
-        for row in latest(state.database, name):
-            table.add_row(
-                row.run_id,
-                row.state,
-                row.stage,
-                (row.dataset_id or "")[:12],
-                row.version or "",
-                row.started_at.isoformat(timespec="seconds"),
-                row.message or "",
-            )
-    Console().print(table)
+        rows = latest(state.database, name)
+    if not rows:
+        typer.echo(f"there was no run of {name} here")
+        return
+    table = Table("run", "state", "stage", "data set", "version", "started", "message")
+    for row in rows:
+        table.add_row(
+            row.run_id,
+            row.state,
+            row.stage,
+            (row.dataset_id or "")[:12],
+            row.version or "",
+            row.started_at.isoformat(timespec="seconds"),
+            escape(row.message or ""),
+        )
+    print_table(table)
 
 
-def print_verdict(console: Console, verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
     """A verdict as a table, and its reasons."""
     title = f"{verdict.subject} against {verdict.baseline}: {verdict.decision}"
     table = Table("metric", "baseline", "candidate", "difference", "interval", "n", "", title=title)
@@ -85,6 +89,6 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
         )
         passed = {True: "passed", False: "failed", None: ""}[metric.passed]
         table.add_row(metric.name, *shown, interval, str(metric.n), passed)
-    console.print(table)
+    print_table(table)
     for reason in verdict.reasons:
-        console.print(f"  {reason}", highlight=False, soft_wrap=True)
+        typer.echo(f"  {reason}")

@@ -43,7 +43,7 @@ SPEC: dict[str, Any] = {
         "cases": "cases.jsonl",
         "scorers": ["exact_match"],
         "parameters": {"max_tokens": 16},
-        "concurrency": 4,
+        "concurrency": 24,
     },
     "gate": [{"metric": "exact_match", "margin": 0.05, "minimum_n": 20}],
     "experiment": {"metric": "helpful", "minimum_users": 2, "maximum_users": 10},
@@ -116,6 +116,14 @@ class TrainHome:
     def work(self) -> Path:
         """Where a training under way keeps what it goes on from."""
         return self.folder / "lifecycle" / NAME / "work"
+
+    def shut(self) -> None:
+        """MLflow is away from now on."""
+        self.backstage.run(self.door.close())
+
+    def reopen(self) -> None:
+        """MLflow is back."""
+        self.backstage.run(self.door.open())
 
     def configure(self, **sections: Any) -> None:
         """Write the configuration; `sections` change it."""
