@@ -7,10 +7,15 @@ refused with its path.
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from deploy.engine_model import MODELS
-from gateway.configuration import Configuration, ConfigurationError, load_configuration
+from gateway.configuration import (
+    Configuration,
+    ConfigurationError,
+    load_configuration,
+    owned_section,
+)
 from gateway.section import Section
 
 LOOPBACK = "127.0.0.1"
@@ -117,15 +122,7 @@ class Stack(Section):
 
 def stack_of(configuration: Configuration, origin: str = "configuration") -> Stack:
     """The validated `stack` section; raises ConfigurationError with every wrong key's path."""
-    try:
-        return Stack.model_validate(configuration.stack)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            where = ".".join(("stack", *(str(part) for part in item["loc"])))
-            what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
-            lines.append(f"{origin}: {where}: {what}")
-        raise ConfigurationError("\n".join(lines)) from error
+    return owned_section(configuration, "stack", Stack, origin)
 
 
 def load_stack(path: Path) -> tuple[Configuration, Stack]:

@@ -7,7 +7,7 @@ Secrets never stand in the file: where one is needed the file names an environme
 import hashlib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 import yaml
@@ -16,6 +16,7 @@ from pydantic import Field, FilePath, ValidationError, model_validator
 from gateway.embedding_configuration import Embeddings
 from gateway.section import Name, Section, Url, Usd
 
+S = TypeVar("S", bound=Section)
 WILDCARD = "*"
 
 
@@ -299,7 +300,8 @@ class MLflow(Section):
 
 
 class Configuration(Section):
-    """The whole file. `stack` belongs to the local stack and is checked there."""
+    """The whole file. `stack`, `drift`, `schedule` and `triggers` belong to packages above the
+    gateway, which check them (`owned_section`)."""
 
     server: Server = Server()
     admin: Admin = Admin()
@@ -313,6 +315,9 @@ class Configuration(Section):
     traces: Traces = Traces()
     mlflow: MLflow = MLflow()
     stack: dict[str, Any] = {}
+    drift: dict[str, Any] = {}
+    schedule: dict[str, Any] = {}
+    triggers: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Configuration":
@@ -329,6 +334,21 @@ class Configuration(Section):
         """Twelve hex digits that stand for everything in the file."""
         canonical = orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(canonical).hexdigest()[:12]
+
+
+def owned_section(
+    configuration: Configuration, name: str, kind: type[S], origin: str = "configuration"
+) -> S:
+    """The section `name`, validated as its owner's `kind`.
+
+    Raises: ConfigurationError with every wrong key's path.
+    """
+    try:
+        return kind.model_validate(getattr(configuration, name))
+    except ValidationError as error:
+        found = [{**item, "loc": (name, *item["loc"])} for item in error.errors()]
+        lines = [f"{origin}: {_explain(item)}" for item in found]
+        raise ConfigurationError("\n".join(lines)) from error
 
 
 def parse_configuration(text: str, origin: str = "configuration") -> Configuration:

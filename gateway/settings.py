@@ -65,6 +65,10 @@ class Settings:
         """Bearer credential of the admin API (`LLMOPS_ADMIN_KEY`, or a 0600 file)."""
         return self._secret("LLMOPS_ADMIN_KEY", "admin.secret", prefix="admin-")
 
+    def webhook_secret(self) -> str:
+        """Secret that webhooks are signed with (`LLMOPS_WEBHOOK_SECRET`, or a 0600 file)."""
+        return self._secret("LLMOPS_WEBHOOK_SECRET", "webhook.secret")
+
     def _secret(self, variable: str, file_name: str, prefix: str = "") -> str:
         given = self.secret_value(variable)
         if given:
