@@ -2,20 +2,25 @@
 
 A scorer is a callable on a case and an answer; its `__name__` is its metric. One that crashes
 yields a failed score with its reason, and the run goes on. An answer that failed, or is missing,
-is wrong: quality metrics give it 0. What it cost is not known: `latency` and `output_tokens` have
-no value then.
+is wrong: quality metrics give it 0. What it cost is not known: `latency`, `cost` and
+`output_tokens` have no value then, nor has `refusal`, and nothing has a value where the case does
+not say what is right.
 """
 
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from evals.json_text import read_json, same_json
 from evals.records import Answer, Case, Score
+from evals.refusals import refusal_language
 
 Scorer = Callable[[Case, Answer], Score]
 MISSING = "there is no answer to this case"
+NOT_EXPECTED = "the case says no expected answer"
 # What goes wrong inside a scorer. Not `Exception`: what is none of these ends the run.
 CRASHES = (
     ArithmeticError,
@@ -36,12 +41,35 @@ def exact_match(case: Case, answer: Answer) -> Score:
     An expected object or list is compared as JSON, so that white space and the order of keys do
     not count; anything else as text, without white space around it.
     """
+    if case.expected is None:
+        return Score(case.case_id, "exact_match", None, NOT_EXPECTED)
     if answer.error is not None:
         return Score(case.case_id, "exact_match", 0.0, answer.error)
     if isinstance(case.expected, Mapping | list | tuple):
         return _json_match(case, answer)
     right = answer.text.strip() == str(case.expected).strip()
     return Score(case.case_id, "exact_match", float(right), None if right else _differs(case))
+
+
+def exact(case: Case, answer: Answer) -> Score:
+    """`exact_match` under its short name."""
+    return replace(exact_match(case, answer), metric="exact")
+
+
+def contains(case: Case, answer: Answer) -> Score:
+    """1 if every expected text is in the answer, without regard to case and white space, else 0.
+
+    What is expected is one text, or a list of them.
+    """
+    if case.expected is None:
+        return Score(case.case_id, "contains", None, NOT_EXPECTED)
+    if answer.error is not None:
+        return Score(case.case_id, "contains", 0.0, answer.error)
+    wanted = case.expected if isinstance(case.expected, list | tuple) else [case.expected]
+    said = _folded(answer.text)
+    missing = [str(one) for one in wanted if _folded(str(one)) not in said]
+    reason = f"without {', '.join(map(repr, missing))}" if missing else None
+    return Score(case.case_id, "contains", float(not missing), reason)
 
 
 def valid_json(case: Case, answer: Answer) -> Score:
@@ -55,6 +83,48 @@ def valid_json(case: Case, answer: Answer) -> Score:
     return Score(case.case_id, "valid_json", 1.0)
 
 
+def schema(case: Case, answer: Answer) -> Score:
+    """1 if the answer is JSON that keeps to the case's JSON Schema, else 0."""
+    if case.schema is None:
+        return Score(case.case_id, "schema", None, "neither the case nor the prompt has a schema")
+    if answer.error is not None:
+        return Score(case.case_id, "schema", 0.0, answer.error)
+    try:
+        given = read_json(answer.text)
+    except ValueError as error:
+        return Score(case.case_id, "schema", 0.0, str(error))
+    wrong = first_violation(case.schema, given)
+    return Score(case.case_id, "schema", float(wrong is None), wrong)
+
+
+def first_violation(schema: Mapping[str, Any], value: Any) -> str | None:
+    """Where and how `value` breaks a JSON Schema; None if it keeps to it.
+
+    Raises: ValueError where the schema is none. Nothing is fetched that it may refer to.
+    """
+    from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        Draft202012Validator.check_schema(schema)
+        wrong = next(Draft202012Validator(schema, registry=Registry()).iter_errors(value), None)
+    except SchemaError as error:
+        raise ValueError(f"the schema is none: {error.message}") from error
+    except Unresolvable as error:
+        raise ValueError(f"the schema cannot be used: {error}") from error
+    return None if wrong is None else f"{wrong.json_path}: {wrong.message}"
+
+
+def refusal(case: Case, answer: Answer) -> Score:
+    """1 if the answer declines to answer, else 0."""
+    if answer.error is not None:
+        return Score(case.case_id, "refusal", None, answer.error)
+    language = refusal_language(answer.text)
+    reason = None if language is None else f"declines, in the words of {language!r}"
+    return Score(case.case_id, "refusal", float(language is not None), reason)
+
+
 def latency(case: Case, answer: Answer) -> Score:
     """Milliseconds from the request to the whole answer."""
     return _measured(case, answer, "latency", answer.latency_ms)
@@ -65,9 +135,21 @@ def output_tokens(case: Case, answer: Answer) -> Score:
     return _measured(case, answer, "output_tokens", float(answer.output_tokens))
 
 
+def cost(case: Case, answer: Answer) -> Score:
+    """USD, as the gateway charged."""
+    if answer.cost_usd is None and answer.error is None:
+        return Score(case.case_id, "cost", None, "whoever answered did not say what it cost")
+    return _measured(case, answer, "cost", answer.cost_usd or 0.0)
+
+
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
-    {scorer.__name__: scorer for scorer in (exact_match, valid_json, latency, output_tokens)}
-)
+    {
+        scorer.__name__: scorer
+        for scorer in (
+            exact, exact_match, contains, valid_json, schema, refusal, latency, cost, output_tokens,
+        )
+    }
+)  # fmt: skip
 
 
 def score_all(
@@ -112,6 +194,10 @@ def _json_match(case: Case, answer: Answer) -> Score:
         return Score(case.case_id, "exact_match", 0.0, str(error))
     right = same_json(given, _plain(case.expected))
     return Score(case.case_id, "exact_match", float(right), None if right else _differs(case))
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _plain(value: Any) -> Any:

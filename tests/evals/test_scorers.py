@@ -8,10 +8,16 @@ from evals.json_text import read_json, same_json
 from evals.records import Answer, Case, Score
 from evals.scorers import (
     MISSING,
+    NOT_EXPECTED,
     SCORERS,
+    contains,
+    cost,
+    exact,
     exact_match,
     latency,
     output_tokens,
+    refusal,
+    schema,
     score_all,
     valid_json,
 )
@@ -23,8 +29,8 @@ JSON = st.recursive(
 )
 
 
-def case(expected, case_id="one"):
-    return Case(case_id, ({"role": "user", "content": "?"},), expected)
+def case(expected, case_id="one", **fields):
+    return Case(case_id, ({"role": "user", "content": "?"},), expected, **fields)
 
 
 def answer(text, case_id="one", **fields):
@@ -81,20 +87,94 @@ def test_valid_json(text, value):
     assert valid_json(case({}), answer(text)).value == value
 
 
+@pytest.mark.parametrize(
+    ("expected", "text", "value"),
+    [
+        ("Port 4000", "It listens on port\n4000.", 1.0),
+        (["redis", "Feast"], "Feast, on REDIS", 1.0),
+        (["redis", "Feast"], "on Redis", 0.0),
+        (4000, "port 4000", 1.0),
+        ("ﬁle", "a FILE", 1.0),
+        ("Paris", "", 0.0),
+    ],
+)
+def test_contains(expected, text, value):
+    score = contains(case(expected), answer(text))
+    assert (score.metric, score.value) == ("contains", value)
+    assert (score.reason is None) == (value == 1.0)
+
+
+def test_contains_names_what_is_missing():
+    assert contains(case(["a", "b", "c"]), answer("b")).reason == "without 'a', 'c'"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"age": {"type": "integer", "minimum": 0}},
+    "required": ["age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "reason"),
+    [
+        ('{"age": 3}', 1.0, None),
+        ('{"age": -1}', 0.0, "$.age: -1 is less than the minimum of 0"),
+        ("{}", 0.0, "$: 'age' is a required property"),
+        ("{", 0.0, "not JSON"),
+    ],
+)
+def test_schema(text, value, reason):
+    score = schema(case({}, schema=SCHEMA), answer(text))
+    assert score.value == value
+    assert score.reason is reason or reason in score.reason
+
+
+@pytest.mark.parametrize("given", [{"type": 3}, {"$ref": "http://127.0.0.1:9/schema.json"}])
+def test_a_schema_that_is_none_or_lies_elsewhere_is_a_failed_score(given):
+    (score,) = score_all([case({}, schema=given)], [answer("{}")], [schema])
+    assert score.value is None
+    assert "the schema" in score.reason
+
+
+def test_what_the_case_does_not_say_has_no_value():
+    found = [scorer(case(None), answer("x")) for scorer in (exact, exact_match, contains, schema)]
+    assert [score.value for score in found] == [None] * 4
+    assert found[0].reason == NOT_EXPECTED
+
+
+def test_exact_is_exact_match_by_its_short_name():
+    assert exact(case("a"), answer("a")) == Score("one", "exact", 1.0)
+
+
 def test_what_an_answer_cost():
     assert latency(case("x"), answer("x")) == Score("one", "latency", 12.5)
     assert output_tokens(case("x"), answer("x")) == Score("one", "output_tokens", 7.0)
+    assert cost(case("x"), answer("x", cost_usd=0.25)) == Score("one", "cost", 0.25)
+    assert cost(case("x"), answer("x")).value is None
+
+
+def test_refusal():
+    assert refusal(case("x"), answer("Paris.")) == Score("one", "refusal", 0.0)
+    assert refusal(case("x"), answer("I'm sorry, but I can't help with that.")).value == 1.0
 
 
 def test_a_failed_answer_is_wrong_and_its_cost_unknown():
     failed = answer("", error="engine answered 500")
-    found = {name: scorer(case(""), failed) for name, scorer in SCORERS.items()}
+    found = {name: scorer(case("", schema={}), failed) for name, scorer in SCORERS.items()}
     assert {name: score.value for name, score in found.items()} == {
+        "exact": 0.0,
         "exact_match": 0.0,
+        "contains": 0.0,
         "valid_json": 0.0,
+        "schema": 0.0,
+        "refusal": None,
         "latency": None,
+        "cost": None,
         "output_tokens": None,
     }
+    assert {name: score.metric for name, score in found.items()} == {name: name for name in SCORERS}
     assert {score.reason for score in found.values()} == {"engine answered 500"}
 
 
