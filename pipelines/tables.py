@@ -1,6 +1,7 @@
-"""Tables of the lifecycle: runs, data sets, trainings, model versions, experiments, promotions.
+"""Tables of the lifecycle: runs, data sets, trainings, model versions, experiments, promotions;
+and of what goes on by itself: scheduled runs, and what verdicts have triggered.
 
-Together they hold the chain of ids from a piece of feedback to a moved alias:
+The first hold the chain of ids from a piece of feedback to a moved alias:
 
     feedback, request ◀─ dataset_example ─▶ dataset ◀─ training ◀─ model_version ◀─ experiment
                                                           run ─▶ (each of these)   promotion ─▶ …
@@ -9,7 +10,7 @@ Together they hold the chain of ids from a piece of feedback to a moved alias:
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.database import Base, JsonText, Utc
@@ -171,3 +172,63 @@ class PromotionRow(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime] = mapped_column(Utc)
+
+
+class ScheduledRunRow(Base):
+    """One firing of a job of the schedule; one per job is under way at a time.
+
+    `state`: running, done, failed, interrupted, or refused: the one before was still under way.
+    `due_at` is the moment that it was for, `missed` how many moments before it went by unused.
+    """
+
+    __tablename__ = "scheduled_run"
+    __table_args__ = (
+        Index(
+            "uq_scheduled_run_under_way",
+            "job",
+            unique=True,
+            sqlite_where=ONE_UNDER_WAY,
+            postgresql_where=ONE_UNDER_WAY,
+        ),
+        Index("ix_scheduled_run_job_due_at", "job", "due_at"),
+    )
+
+    run_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    job: Mapped[str] = mapped_column(String(128))
+    command: Mapped[list[str]] = mapped_column(JsonText)
+    state: Mapped[str] = mapped_column(String(16))
+    due_at: Mapped[datetime] = mapped_column(Utc)
+    missed: Mapped[int] = mapped_column(Integer)
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    message: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class TriggerEventRow(Base):
+    """What a rule made of a verdict, and why. A verdict and a rule make one of each action.
+
+    `action`: trigger or resolve. `state`: pending (to be sent, or sent again), sent, failed, or
+    held_back by the rule's cool-down. `verdict_at` is when the verdict was made.
+    """
+
+    __tablename__ = "trigger_event"
+    __table_args__ = (
+        UniqueConstraint("verdict_id", "rule", "action", name="uq_trigger_event_once"),
+        Index("ix_trigger_event_rule_subject", "rule", "subject"),
+        Index("ix_trigger_event_state", "state"),
+    )
+
+    event_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    verdict_id: Mapped[str] = mapped_column(ForeignKey("verdict.verdict_id"))
+    rule: Mapped[str] = mapped_column(String(128))
+    subject: Mapped[str] = mapped_column(String(256))
+    action: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer)
+    answer: Mapped[str | None] = mapped_column(Text)
+    verdict_at: Mapped[datetime] = mapped_column(Utc)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    next_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
