@@ -14,6 +14,7 @@ from gateway.settings import Settings
 
 GPU = Path("/dev/nvidia0")
 LORA_SLOTS = 4
+ENGINE_PLUGIN = Path(__file__).with_name("engine_plugin").absolute()
 EAGER = ("--enforce-eager",)  # compiling takes minutes on a CPU and gains nothing there
 PYTHON = (sys.executable, "-P", "-m")
 
@@ -178,12 +179,13 @@ def _engine(stack: Stack, settings: Settings) -> list[Part]:
             command=_engine_command(stack, python, folder),
             check=f"http://{LOOPBACK}:{engine.port}/health",
             environment={
-                "PYTHONPATH": "",
+                "PYTHONPATH": str(ENGINE_PLUGIN),
                 "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib),
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-                # After a restart an adapter is loaded when it is first asked for, before the
-                # controller has come round. Names come from splits alone.
-                "VLLM_PLUGINS": "lora_filesystem_resolver",
+                # llmops_lora: see engine_plugin/. The resolver: after a restart an adapter is
+                # loaded when it is first asked for, before the controller has come round; names
+                # come from splits alone.
+                "VLLM_PLUGINS": "lora_filesystem_resolver,llmops_lora",
                 "VLLM_LORA_RESOLVER_CACHE_DIR": str((settings.home / "adapters").absolute()),
                 "VLLM_NO_USAGE_STATS": "1",
                 "HF_HUB_OFFLINE": "1",

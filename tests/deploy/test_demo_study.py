@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from deploy.demo import study
+from deploy.demo.terms import QUICK
 from tests.deploy.scripted_loop import ScriptedGateway, ScriptedLoop, gateway_for, served
 from tests.deploy.test_demo_story import prepared
 
@@ -22,7 +23,7 @@ def _studied(loop: ScriptedLoop) -> study.Study:
 def test_every_seed_and_the_pool_gain_enough(gateway: ScriptedGateway):
     done = _studied(ScriptedLoop(gateway))
     assert done.as_expected
-    assert done.pooled is not None and done.pooled.n == 24
+    assert done.pooled is not None and done.pooled.n == QUICK.held_out
     assert len({account.terms.digest for account in done.accounts}) == 3
     began = [account.began for account in done.accounts]
     assert began == sorted(set(began))  # a seed's data set begins with its own first request
