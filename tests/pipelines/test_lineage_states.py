@@ -176,6 +176,10 @@ def test_a_version_that_was_judged_again(story: Story) -> None:
     with _run(chain) as run:
         run.note(**made, verdict_id=again.verdict_id)
     assert story.is_whole()
+    edit(chain, "UPDATE run SET verdict_id = ?", again.verdict_id)
+    assert "no run of the pipeline is known to have made it" in told(story.check())
+    edit(chain, "UPDATE run SET verdict_id = ?", chain.verdict_id)
+    assert story.is_whole()
     with _run(chain) as run:
         run.note(**made, verdict_id=other.verdict_id)
     expected = f"run {run.run_id}: it names no verdict on {chain.adapter}"
@@ -202,6 +206,10 @@ def test_two_models_one_alias(story: Story, tmp_path: Path) -> None:
     assert champion.versions == (f"{second.name}/1",)
     assert champion.whole
     assert check_champion(sources, first.name).versions == ()
+    edit(first, "DELETE FROM experiment WHERE alias = ?", second.name)  # no business of the first's
+    assert check(sources, first.name).whole
+    for name in (None, second.name):
+        assert f"experiment {second.experiment_id}" in told(check(sources, name))
     second.database.close()
 
 
