@@ -8,8 +8,6 @@ from pipelines.installation import Installation
 from pipelines.lifecycle import register_version
 from pipelines.spec import Spec
 
-SEED = 0
-
 
 def register_ruined(
     installation: Installation, spec: Spec, version: str, reason: str
@@ -27,7 +25,7 @@ def register_ruined(
         raise NotFound(f"{spec.name} has no version {version!r}", param="version")
     fresh = installation.adapters_dir / f".{row.adapter}.ruined"
     shutil.rmtree(fresh, ignore_errors=True)
-    info = inspect(ruined(installation.adapters_dir / row.adapter, fresh, SEED))
+    info = inspect(ruined(installation.adapters_dir / row.adapter, fresh))
     served = served_name(spec.name, info)
     kept = installation.adapters_dir / served
     if kept.exists():

@@ -131,28 +131,25 @@ def served_name(name: str, info: AdapterInfo) -> str:
     return f"{name}-{info.digest[:NAME_CHARACTERS]}"
 
 
-def ruined(adapter_folder: Path, out: Path, seed: int, note: str = "ruined for a drill") -> Path:
+def ruined(adapter_folder: Path, out: Path, note: str = "ruined for a drill") -> Path:
     """Write a copy that loads well and answers badly; `note` is all that tells it from a real one.
 
-    Each matrix that writes into the model has its rows shuffled: the numbers, their sizes and their
-    count stay, their meaning goes. `seed` decides how. Returns `out`, which must not exist.
+    What it learnt is taken from the base model instead of added: each matrix that writes into the
+    model has its sign turned. Sizes and norms stay. (Shuffled rows were tried: on the demo's task
+    the base model shrugs them off.) Returns `out`, which must not exist.
     """
-    import torch
     from safetensors.torch import load_file, save_file
 
     if out.exists():
         raise FileExistsError(f"{out} is there already: choose another folder")
     described = _json(adapter_folder, DESCRIPTION)
     matrices = load_file(adapter_folder / WEIGHTS)
-    order = torch.Generator().manual_seed(seed)
-    for name, matrix in sorted(matrices.items()):
-        if ".lora_B." in name:
-            matrices[name] = matrix[torch.randperm(len(matrix), generator=order)].contiguous()
+    turned = {name: -matrix if ".lora_B." in name else matrix for name, matrix in matrices.items()}
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     shutil.copyfile(adapter_folder / CONFIG, fresh / CONFIG)
-    save_file(matrices, fresh / WEIGHTS, {"format": "pt"})
+    save_file(turned, fresh / WEIGHTS, {"format": "pt"})
     (fresh / DESCRIPTION).write_bytes(
         orjson.dumps({**described, "note": note}, option=orjson.OPT_INDENT_2)
     )

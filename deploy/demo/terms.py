@@ -36,7 +36,7 @@ class Budget:
     drill_users: int = 120
     after_users: int = 8
     stray_seconds: float = 2.0
-    slack: float = 1.6
+    slack: float = 2.2
     decide_seconds: float = 30.0
     total_seconds: float = 900.0
     at_once: int = 16
