@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,6 +205,29 @@ def test_lineage_leads_from_either_end_to_the_other(demo: Demo, stack: RunningSt
     for start in (first["feedback_id"], first["request_id"], chain.promotion["promotion_id"]):
         found = json.loads(stack.llmops("lineage", start, "--json"))
         assert wanted <= set(re.findall(r'"id": "([^"]+)"', json.dumps(found)))
+
+
+def test_the_plain_model_is_itself_beside_an_adapter(demo: Demo, stack: RunningStack) -> None:
+    """Requests of both in the engine's batches: no adapter may reach the plain model's rows."""
+    questions = [json.loads(line)["messages"] for line in GOLDEN.open()][:12]
+
+    def ask(model: str, messages: list[dict[str, str]]) -> str:
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 12}
+        request = urllib.request.Request(
+            f"{stack.engine_url}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return str(json.loads(answer.read())["choices"][0]["message"]["content"])
+
+    plain = ["smollm2-135m-instruct"] * len(questions)
+    adapted = [demo.chain.version["adapter"]] * len(questions)
+    with ThreadPoolExecutor(len(questions) * 2) as pool:
+        alone = list(pool.map(ask, plain, questions))
+        mixed = list(pool.map(ask, plain + adapted, questions * 2))
+    assert alone != mixed[len(questions) :]
+    assert mixed[: len(questions)] == alone
 
 
 @contextmanager
