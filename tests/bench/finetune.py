@@ -163,9 +163,10 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--steps", type=int, default=21)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="as many as there are cores, if not given")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
-    config = configuration(arguments.steps)
+    config = configuration(arguments.steps, arguments.threads)
     say = Progress(sys.stderr)
     runs = measure(arguments.model, config, repeats=arguments.repeats, say=say)
     verdict = "met" if ratio(runs) <= MOST else "MISSED"

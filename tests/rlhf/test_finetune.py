@@ -73,6 +73,7 @@ def test_the_same_training_gives_the_same_adapter(training, in_one_go):
 def test_another_seed_gives_another_adapter(training, in_one_go):
     other = replace(training, config=replace(CONFIG, seed=1)).run()
     assert digest(other) != digest(in_one_go)
+    assert other.first_loss != in_one_go.first_loss  # other rows in the first step
 
 
 def test_without_validation_rows(training, in_one_go):
