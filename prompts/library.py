@@ -3,17 +3,18 @@
 Mistakes are named with file and line, all of them at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from prompts.prompt import Prompt
+from prompts.prompt import BadPrompt, Prompt
 
 LIBRARY = Path(__file__).parent / "library"
-LONGEST_FILE = 512 * 1024
+LONGEST_FILE = 256 * 1024
 
 
 class BadPromptFile(ValueError):
@@ -21,16 +22,32 @@ class BadPromptFile(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice in one mapping: the first would be lost."""
+    """YAML without anchors, which can make a small file a huge value, and that refuses a key that
+    stands twice in one mapping: the first would be lost. A date is text, as in JSON."""
+
+    yaml_implicit_resolvers = {
+        letter: [one for one in resolvers if one[0] != "tag:yaml.org,2002:timestamp"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not taken", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value]
+    seen: set[str] = set()
     for key, _ in node.value:
-        if keys.count(key.value) > 1:
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
-            )
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -38,25 +55,31 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def load_library(folder: Path = LIBRARY) -> Mapping[str, Prompt]:
-    """Every prompt of the folder by its name. Raises BadPromptFile with all mistakes."""
-    files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))
-    return parse_library((path.name, path.read_bytes()) for path in files)
+    """Every prompt of the folder by its name.
+
+    Raises: BadPromptFile with all mistakes; OSError where the folder or a file cannot be read.
+    """
+    names = (path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    return parse_library((str(path), path.read_bytes()) for path in sorted(names))
 
 
 def parse_library(files: Iterable[tuple[str, bytes]]) -> Mapping[str, Prompt]:
-    """The prompts in files given by name and content. Raises BadPromptFile."""
+    """The prompts in files given by path and content. Raises BadPromptFile."""
     found: dict[str, Prompt] = {}
     origins: dict[str, str] = {}
     mistakes: list[str] = []
-    for name, content in files:
+    for path, content in files:
         try:
-            prompt = parse_prompt(content, name)
+            prompt, tree = _parsed(content, path)
         except BadPromptFile as error:
             mistakes.append(str(error))
             continue
+        where = f"{path}:{_line(tree, ('name',))}: name: {prompt.name}"
         if prompt.name in found:
-            mistakes.append(f"{name}:1: name: {prompt.name} is in {origins[prompt.name]} already")
-        found[prompt.name], origins[prompt.name] = prompt, name
+            mistakes.append(f"{where} is in {origins[prompt.name]} already")
+        elif PurePath(path).stem != prompt.name:
+            mistakes.append(f"{where}: the file of a prompt has its name, {prompt.name}.yaml")
+        found[prompt.name], origins[prompt.name] = prompt, path
     if mistakes:
         raise BadPromptFile("\n".join(mistakes))
     return found
@@ -69,36 +92,62 @@ def load_prompt(path: Path) -> Prompt:
 
 def parse_prompt(content: bytes, origin: str) -> Prompt:
     """The prompt in a file's bytes; `origin` is what messages call it. Raises BadPromptFile."""
+    return _parsed(content, origin)[0]
+
+
+def _parsed(content: bytes, origin: str) -> tuple[Prompt, yaml.Node]:
+    tree, raw = _read(content, origin)
+    if tree is None or not isinstance(raw, dict):
+        raise BadPromptFile(f"{origin}:1: not a prompt: a mapping with name and messages is wanted")
+    try:
+        return Prompt.model_validate(raw), tree
+    except ValidationError as error:
+        said = [line for item in error.errors() for line in _said(item, tree)]
+        raise BadPromptFile("\n".join(f"{origin}:{line}" for line in said)) from error
+
+
+def _read(content: bytes, origin: str) -> tuple[yaml.Node | None, Any]:
+    """A file as YAML: its nodes, which know their lines, and its value."""
     if len(content) > LONGEST_FILE:
         raise BadPromptFile(f"{origin}:1: longer than {LONGEST_FILE} bytes")
     try:
         text = content.decode()
-        tree = yaml.compose(text, Loader=_Loader)
-        raw = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        tree = loader.get_single_node()
+        return tree, None if tree is None else loader.construct_document(tree)
     except UnicodeDecodeError as error:
-        raise BadPromptFile(f"{origin}:1: not UTF-8: {error}") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadPromptFile(f"{origin}:{line}: not UTF-8: {error.reason}") from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = mark.line + 1 if mark else 1
-        raise BadPromptFile(f"{origin}:{line}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+        mark = error.problem_mark or error.context_mark
+        raise BadPromptFile(f"{origin}:{mark.line + 1 if mark else 1}: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadPromptFile(f"{origin}:{line}: not YAML: {error.reason}") from error
+    except RecursionError as error:
+        raise BadPromptFile(f"{origin}:1: nests too deeply") from error
+    except ValueError as error:  # a date that there is not, a number of thousands of digits
         raise BadPromptFile(f"{origin}:1: not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise BadPromptFile(f"{origin}:1: not a prompt: a mapping with name and messages is wanted")
-    try:
-        return Prompt.model_validate(raw)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            path = ".".join(map(str, item["loc"])) or "prompt"
-            said = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{origin}:{_line(tree, item['loc'])}: {path}: {said}")
-        raise BadPromptFile("\n".join(lines)) from error
 
 
-def _line(node: Any, place: Sequence[str | int]) -> int:
-    """Line of the deepest part of `place` that is in the file, from 1."""
-    line = node.start_mark.line
+def _said(item: ErrorDetails, tree: yaml.Node) -> Iterator[str]:
+    """What a mistake that pydantic found is called, after its line."""
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, BadPrompt):
+        for mistake in cause.mistakes:
+            path = ".".join(map(str, mistake.place)) or "prompt"
+            yield f"{_line(tree, mistake.place, mistake.line)}: {path}: {mistake.what}"
+        return
+    path = ".".join(map(str, item["loc"])) or "prompt"
+    yield f"{_line(tree, item['loc'])}: {path}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _line(tree: yaml.Node, place: Sequence[str | int], within: int = 0) -> int:
+    """Line of the deepest part of `place` that is in the file, from 1.
+
+    `within` is a line in the text that stands there: exact where the text keeps its lines.
+    """
+    node, line = tree, tree.start_mark.line
     for step in place:
         if isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in node.value if key.value == step), None)
@@ -110,4 +159,6 @@ def _line(node: Any, place: Sequence[str | int]) -> int:
             line = node.start_mark.line
         else:
             break
+    if within and isinstance(node, yaml.ScalarNode):
+        line = node.start_mark.line + (within if node.style == "|" else 0)
     return int(line) + 1

@@ -6,16 +6,19 @@ parameters) and nothing else: another description or gate is the same prompt, ju
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
-from prompts.template import BadTemplate, RenderFailed, Template
+from prompts.template import BadTemplate, Budget, RenderFailed, Template
 
 NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 HELD_BACK = frozenset(("model", "messages", "stream", "stream_options", "user"))
+MESSAGES, VARIABLES = 64, 100  # the most that a prompt has of them
+NAMED = 10  # problems that a message names
 KINDS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
@@ -29,7 +32,33 @@ PromptName = Annotated[str, Field(pattern=NAME, max_length=100)]
 
 
 class BadVariables(ValueError):
-    """Variables that a prompt cannot be rendered with; the message names each of them."""
+    """Variables that a prompt cannot be rendered with; the message names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Something wrong in a prompt.
+
+    Attributes:
+        place: the way to it: keys and positions.
+        line: in the text that is there, from 1; 0 where the place is a key.
+    """
+
+    place: tuple[str | int, ...]
+    what: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        line = f"line {self.line} of it: " if self.line else ""
+        return f"{'.'.join(map(str, self.place)) or 'prompt'}: {line}{self.what}"
+
+
+class BadPrompt(ValueError):
+    """What is wrong between the parts of a prompt."""
+
+    def __init__(self, mistakes: Sequence[Mistake]):
+        self.mistakes = tuple(mistakes)
+        super().__init__("; ".join(map(str, mistakes)))
 
 
 class _Strict(BaseModel):
@@ -47,7 +76,7 @@ class Variable(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z_][a-zA-Z0-9_]*$", max_length=64)]
     type: Literal["string", "number", "integer", "boolean", "list", "object"] = "string"
     required: bool = True
-    default: Any = None
+    default: JsonValue = None
     description: str = ""
 
     @model_validator(mode="after")
@@ -102,43 +131,59 @@ class Prompt(_Strict):
 
     name: PromptName
     description: str = ""
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = Field((), max_length=MESSAGES)
     template: str | None = None
-    variables: tuple[Variable, ...] = ()
-    model: str
-    params: dict[str, Any] = {}
+    variables: tuple[Variable, ...] = Field((), max_length=VARIABLES)
+    model: str = Field(min_length=1, max_length=256)
+    params: dict[str, JsonValue] = {}
     evaluation: Evaluation = Evaluation()
 
     _templates: tuple[tuple[str, Template], ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _whole(self) -> "Prompt":
-        if bool(self.messages) == (self.template is not None):
-            raise ValueError("either messages or template, and not both")
-        names = [one.name for one in self.variables]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"variables: {', '.join(twice)}: declared twice")
-        held = sorted(HELD_BACK & self.params.keys())
-        if held:
-            raise ValueError(f"params: {', '.join(held)}: not for a prompt to set")
-        unknown = sorted(set(self.evaluation.fields.values()) - set(names))
-        if unknown:
-            raise ValueError(f"evaluation.fields: {', '.join(unknown)}: no such variable")
-        self._templates = tuple(self._parsed(set(names)))
-        return self
-
-    def _parsed(self, declared: set[str]) -> Any:
+        mistakes = list(self._mistakes())
+        templates = []
         for number, message in enumerate(self._conversation):
-            where = "template" if self.template is not None else f"messages.{number}.content"
+            text = ("messages", number, "content") if self.template is None else ("template",)
             try:
                 parsed = Template.parse(message.content)
             except BadTemplate as error:
-                raise ValueError(f"{where}: line {error.line} of it: {error}") from error
-            undeclared = sorted(parsed.names - declared)
-            if undeclared:
-                raise ValueError(f"{where}: {', '.join(undeclared)}: not among the variables")
-            yield message.role, parsed
+                mistakes.append(Mistake(text, str(error), error.line))
+                continue
+            templates.append((message.role, parsed))
+            mistakes += self._undeclared(text, parsed)
+        if mistakes:
+            raise BadPrompt(mistakes)
+        self._templates = tuple(templates)
+        return self
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        if bool(self.messages) == (self.template is not None):
+            yield Mistake((), "either messages or template, and not both")
+        names = [one.name for one in self.variables]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                yield Mistake(("variables", number, "name"), f"{name}: declared twice")
+        for name in sorted(HELD_BACK & self.params.keys()):
+            yield Mistake(("params", name), "not for a prompt to set")
+        for field, name in self.evaluation.fields.items():
+            if name not in names:
+                yield Mistake(("evaluation", "fields", field), f"{name}: no such variable")
+        defaults: list[tuple[str | int, ...]]
+        defaults = [("variables", number, "default") for number in range(len(names))]
+        values = [self.params, *(one.default for one in self.variables)]
+        for place, value in zip([("params",), *defaults], values, strict=True):
+            try:
+                _canonical(value)
+            except ValueError as error:
+                yield Mistake(place, str(error))
+
+    def _undeclared(self, place: tuple[str | int, ...], parsed: Template) -> Iterator[Mistake]:
+        declared = {one.name for one in self.variables}
+        for name, line in parsed.names.items():
+            if name not in declared:
+                yield Mistake(place, f"{name}: not among the variables", line)
 
     @property
     def _conversation(self) -> tuple[Message, ...]:
@@ -153,7 +198,7 @@ class Prompt(_Strict):
             "messages": [message.model_dump() for message in self._conversation],
             "variables": [
                 one.model_dump(include={"name", "type", "required", "default"})
-                for one in self.variables
+                for one in sorted(self.variables, key=lambda one: one.name)
             ],
             "model": self.model,
             "params": self.params,
@@ -162,11 +207,7 @@ class Prompt(_Strict):
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the content, hex."""
-        canonical = json.dumps(
-            {"name": self.name, **self.content},
-            sort_keys=True, separators=(",", ":"), ensure_ascii=False,
-        )  # fmt: skip
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(_canonical({"name": self.name, **self.content})).hexdigest()
 
     def render(self, given: Mapping[str, Any]) -> list[dict[str, str]]:
         """The messages, with `given` as the variables.
@@ -175,11 +216,11 @@ class Prompt(_Strict):
             BadVariables: some are missing, unknown or of another type.
             RenderFailed: the template ends in an error, or is too large with them.
         """
-        values = self.complete(given)
+        values, budget = self.complete(given), Budget()
         rendered = []
         for role, template in self._templates:
             try:
-                rendered.append({"role": role, "content": template.render(values)})
+                rendered.append({"role": role, "content": template.render(values, budget)})
             except RenderFailed as error:
                 raise RenderFailed(f"prompt {self.name}, {role} message: {error}") from error
         return rendered
@@ -187,7 +228,7 @@ class Prompt(_Strict):
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` with defaults filled in. Raises BadVariables."""
         declared = {one.name: one for one in self.variables}
-        problems = [f"{name}: unknown" for name in sorted(given.keys() - declared.keys())]
+        problems = [f"{name[:64]}: unknown" for name in sorted(given.keys() - declared.keys())]
         values: dict[str, Any] = {}
         for name, variable in declared.items():
             if name in given:
@@ -199,6 +240,15 @@ class Prompt(_Strict):
             elif variable.default is not None:
                 values[name] = variable.default
         if problems:
-            known = ", ".join(declared) or "none"
-            raise BadVariables(f"{'; '.join(problems)} (prompt {self.name} has: {known})")
+            known, more = ", ".join(declared) or "none", len(problems) - NAMED
+            said = "; ".join(problems[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+            raise BadVariables(f"{said} (prompt {self.name} has: {known})")
         return values
+
+
+def _canonical(value: Any) -> bytes:
+    """JSON of `value`, the same bytes for equal values. ValueError where it has none."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
