@@ -14,6 +14,7 @@ from openai import NotFoundError, OpenAI
 
 CHAT = "smollm2-135m-instruct"
 EMBED = "all-MiniLM-L6-v2"
+MODELS = {CHAT, EMBED, "extractor"}
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France? Answer briefly."}]
 CITY = {
     "type": "object",
@@ -90,7 +91,7 @@ def test_choices_logprobs_tools_and_schemas_pass_through(client, seen):
 def test_completions_and_models(client):
     text = client.completions.create(model=CHAT, prompt="Once upon a time", max_tokens=8)
     assert text.choices[0].text
-    assert {model.id for model in client.models.list()} == {CHAT, EMBED}
+    assert {model.id for model in client.models.list()} == MODELS
     assert client.models.retrieve(CHAT).id == CHAT
 
 
@@ -189,7 +190,7 @@ def test_the_official_node_client(stack, tmp_path):
     assert set(seen["structured"]) == {"city"}
     assert seen["tool"][0]["function"]["name"] == "look_up"
     assert seen["dimensions"] == 384 and seen["cache"] == ["miss", "hit"]
-    assert set(seen["models"]) == {CHAT, EMBED}
+    assert set(seen["models"]) == MODELS
     assert seen["refused"] == {"name": "NotFoundError", "status": 404, "code": "model_not_found"}
     for request_id in seen["ids"]:
         assert request_id in stack.llmops("logs", "show", request_id)

@@ -11,6 +11,10 @@ import urllib.request
 from deploy.keeper import Keeper
 from tests.e2e.conftest import RunningStack
 
+PARTS = (
+    "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper", "controller",
+)  # fmt: skip
+
 
 def test_the_printed_line_works_as_it_is(stack: RunningStack):
     line = next(line for line in stack.output.splitlines() if line.startswith("curl "))
@@ -20,11 +24,11 @@ def test_the_printed_line_works_as_it_is(stack: RunningStack):
 
 
 def test_every_part_was_shown_and_is_healthy(stack: RunningStack):
-    for part in ("redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper"):
+    for part in PARTS:
         ready = [line for line in stack.output.splitlines() if line.startswith(f"{part} ")]
         assert any(" ready " in line for line in ready), part
     shown = stack.llmops("status")
-    assert shown.count("healthy") == 7
+    assert shown.count("healthy") == len(PARTS)
 
 
 def test_a_second_up_changes_nothing(stack: RunningStack):
@@ -33,7 +37,7 @@ def test_a_second_up_changes_nothing(stack: RunningStack):
     done = run_llmops("up", "--config", str(stack.config_path), environ=stack.environ, seconds=60)
     assert done.returncode == 1
     assert "is up already" in done.stdout
-    assert stack.llmops("status").count("healthy") == 7
+    assert stack.llmops("status").count("healthy") == len(PARTS)
 
 
 def test_logs_of_a_part(stack: RunningStack):
