@@ -66,9 +66,9 @@ def status(
 
     with open_state() as state, looked_up():
         installation = installation_of(state)
-        installation.upstream_of(alias)
         rows = experiment.latest(state.database, alias)
         if not rows:
+            installation.upstream_of(alias)
             typer.echo(f"there was no experiment on {alias} here")
             return
         table = Table("experiment", "version", "state", "started", "message")

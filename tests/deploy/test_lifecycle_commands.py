@@ -18,7 +18,7 @@ from tests.pipelines.train_home import NAME, TrainHome
 
 WHY = ("--reason", "a test")
 WITHIN = 5.0
-pytestmark = pytest.mark.timeout(300)  # with what is made once: MLflow, a whole pass
+pytestmark = pytest.mark.timeout(400)  # with what is made once: MLflow, a whole pass
 
 
 def llmops(home: TrainHome, *arguments: str) -> Result:

@@ -21,7 +21,7 @@ from rlhf.adapter import base_digest, inspect, require_fit, served_name
 from tests.pipelines.train_home import NAME, TrainHome
 
 REASON = "to see it go"
-pytestmark = pytest.mark.timeout(300)  # with what is made once: MLflow, a whole pass
+pytestmark = pytest.mark.timeout(400)  # with what is made once: MLflow, a whole pass
 
 
 def versions(installation: Installation) -> list[ModelVersionRow]:

@@ -41,7 +41,7 @@ from tests.pipelines.train_home import NAME, STEPS, WRONG, TrainHome, answer, te
 from tests.rlhf.feedback_log import FeedbackLog
 from tests.rlhf.tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.timeout(300)  # with what is made once: MLflow, a whole pass
+pytestmark = pytest.mark.timeout(400)  # with what is made once: MLflow, a whole pass
 
 
 def rows(home: TrainHome, table: Any) -> list[Any]:

@@ -167,7 +167,7 @@ class TrainHome:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
         )
 
     def first_pass(self) -> None:
