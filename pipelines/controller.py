@@ -2,9 +2,9 @@
 database says, and decides the experiments that are under way.
 
 Every two seconds it brings the adapters that are wanted onto every replica, tells MLflow of moved
-champions, and looks at each running experiment. These duties run beside each other, each on a
-thread of its own; one that fails is tried again and never holds up another. All they do can be
-broken off at any point and done again: what belongs together is one transaction.
+champions and of prompts' labels, and looks at each running experiment. These duties run beside each
+other, each on a thread of its own; one that fails is tried again and never holds up another. All
+they do can be broken off at any point and done again: what belongs together is one transaction.
 
 It touches `run/controller.alive` while all duties come round. One per LLMOPS_HOME, held by a lock.
 """
@@ -21,10 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.configuration import ConfigurationError, load_configuration
+from gateway.database import Database
 from gateway.errors import GatewayError
 from gateway.settings import load_settings
 from pipelines.engines import Engine, model_names, services_for, wanted_adapters
@@ -32,6 +34,8 @@ from pipelines.experiment import conclude, examine, under_way
 from pipelines.installation import Installation, open_installation
 from pipelines.observations import Observations
 from pipelines.promotion import AliasFollower
+from pipelines.prompt_labels import LabelFollower
+from pipelines.prompt_registry import PromptRegistry
 from pipelines.registry import Registry
 from pipelines.rollout import Replicas
 from pipelines.tables import ExperimentRow
@@ -113,12 +117,23 @@ class AdapterKeeper:
         return self._replicas[engine][1]
 
 
-class AliasKeeper:
-    """Lets MLflow's aliases follow the champions."""
+class Follower(Protocol):
+    """Brings aliases in MLflow to what the state database says."""
 
-    def __init__(self, watched: Watched):
+    def names(self) -> list[str]:
+        """What MLflow has to be told of."""
+
+    def follow(self, name: str) -> str | None:
+        """Tell it; says what was told."""
+
+
+class AliasKeeper:
+    """Lets MLflow's aliases follow: those of models the champions, those of prompts the labels."""
+
+    def __init__(self, watched: Watched, make: Callable[[Database, str], Follower]):
         self._watched = watched
-        self._follower: tuple[str, AliasFollower] | None = None
+        self._make = make
+        self._follower: tuple[str, Follower] | None = None
 
     async def step(self) -> list[Outcome]:
         """Tell MLflow what it does not know yet; says what was told."""
@@ -126,14 +141,24 @@ class AliasKeeper:
         if uri is None:
             return []
         if self._follower is None or self._follower[0] != uri:
-            database = self._watched.installation.database
-            self._follower = (uri, AliasFollower(database, Registry(uri)))
+            self._follower = (uri, self._make(self._watched.installation.database, uri))
         follower = self._follower[1]
         told = (self._follow(follower, name) for name in follower.names())
-        return list(await asyncio.gather(*told, return_exceptions=True))
+        outcomes = await asyncio.gather(*told, return_exceptions=True)
+        return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _follow(self, follower: AliasFollower, name: str) -> str:
+    async def _follow(self, follower: Follower, name: str) -> str | None:
         return follower.follow(name)
+
+
+def champions(database: Database, tracking_uri: str) -> Follower:
+    """Follows the champions of models."""
+    return AliasFollower(database, Registry(tracking_uri))
+
+
+def prompt_labels(database: Database, tracking_uri: str) -> Follower:
+    """Follows the labels of prompts."""
+    return LabelFollower(database, PromptRegistry(tracking_uri))
 
 
 class Decider:
@@ -213,7 +238,8 @@ class Service:
         self._stopped = threading.Event()
         duties: dict[str, Duty] = {
             "adapters": AdapterKeeper(self._watched).step,
-            "aliases": AliasKeeper(self._watched).step,
+            "aliases": AliasKeeper(self._watched, champions).step,
+            "prompt labels": AliasKeeper(self._watched, prompt_labels).step,
             "experiments": Decider(self._watched).step,
         }
         self._routines = [Routine(name, duty, self._stopped) for name, duty in duties.items()]

@@ -75,7 +75,7 @@ class Installation:
         """MLflow's address; ConfigurationError if none is configured."""
         uri = self.configuration.mlflow.tracking_uri
         if uri is None:
-            raise ConfigurationError("mlflow.tracking_uri: is not set; training needs MLflow")
+            raise ConfigurationError("mlflow.tracking_uri: is not set; this needs MLflow")
         return uri
 
 

@@ -94,7 +94,7 @@ class Registry:
         if not tags.get(DIGEST):
             raise RegistryRefused(f"{name}: an adapter without the tag {DIGEST} is not registered")
         given = {**tags, "training_id": training_id, "adapter_path": str(adapter_path)}
-        with _refusals():
+        with refusals():
             found = self._versions(name, training_id, str(tags[DIGEST]))
             if found:
                 return found[0]
@@ -113,7 +113,7 @@ class Registry:
 
     def version(self, name: str, version: str) -> ModelVersion | None:
         """The version, or None if there is none."""
-        with _refusals():
+        with refusals():
             try:
                 found = self._api.get("model-versions/get", name=name, version=version)
             except MLflowRefused as error:
@@ -124,7 +124,7 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, str]:
         """Versions by their aliases; empty if no such model is registered."""
-        with _refusals():
+        with refusals():
             model = self._model(name)
         return {one["alias"]: str(one["version"]) for one in (model or {}).get("aliases", [])}
 
@@ -135,7 +135,7 @@ class Registry:
             RegistryUnavailable: MLflow is away.
             RegistryRefused: there is no such version.
         """
-        with _refusals():
+        with refusals():
             if version is not None:
                 body = {"name": name, "alias": alias, "version": version}
                 self._api.post("registered-models/alias", body)
@@ -189,7 +189,8 @@ class Registry:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
+    """What MLflow's API raises, as what this registry raises."""
     try:
         yield
     except MLflowAway as error:

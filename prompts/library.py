@@ -3,7 +3,7 @@
 Mistakes are named with file and line, all of them at once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from prompts.prompt import BadPrompt, Prompt
+from prompts.prompt import BadPrompt, Mistake, Prompt
 
+Check = Callable[[Prompt], Iterable[Mistake]]
 LIBRARY = Path(__file__).parent / "library"
 LONGEST_FILE = 256 * 1024
 
@@ -54,16 +55,18 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def load_library(folder: Path = LIBRARY) -> Mapping[str, Prompt]:
-    """Every prompt of the folder by its name.
+def load_library(folder: Path = LIBRARY, check: Check | None = None) -> Mapping[str, Prompt]:
+    """Every prompt of the folder by its name; `check` may find further mistakes.
 
     Raises: BadPromptFile with all mistakes; OSError where the folder or a file cannot be read.
     """
     names = (path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
-    return parse_library((str(path), path.read_bytes()) for path in sorted(names))
+    return parse_library(((str(path), path.read_bytes()) for path in sorted(names)), check)
 
 
-def parse_library(files: Iterable[tuple[str, bytes]]) -> Mapping[str, Prompt]:
+def parse_library(
+    files: Iterable[tuple[str, bytes]], check: Check | None = None
+) -> Mapping[str, Prompt]:
     """The prompts in files given by path and content. Raises BadPromptFile."""
     found: dict[str, Prompt] = {}
     origins: dict[str, str] = {}
@@ -74,6 +77,8 @@ def parse_library(files: Iterable[tuple[str, bytes]]) -> Mapping[str, Prompt]:
         except BadPromptFile as error:
             mistakes.append(str(error))
             continue
+        found_here = () if check is None else check(prompt)
+        mistakes += [f"{path}:{line}" for line in _placed(found_here, tree)]
         where = f"{path}:{_line(tree, ('name',))}: name: {prompt.name}"
         if prompt.name in found:
             mistakes.append(f"{where} is in {origins[prompt.name]} already")
@@ -134,12 +139,16 @@ def _said(item: ErrorDetails, tree: yaml.Node) -> Iterator[str]:
     """What a mistake that pydantic found is called, after its line."""
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, BadPrompt):
-        for mistake in cause.mistakes:
-            path = ".".join(map(str, mistake.place)) or "prompt"
-            yield f"{_line(tree, mistake.place, mistake.line)}: {path}: {mistake.what}"
+        yield from _placed(cause.mistakes, tree)
         return
     path = ".".join(map(str, item["loc"])) or "prompt"
     yield f"{_line(tree, item['loc'])}: {path}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _placed(mistakes: Iterable[Mistake], tree: yaml.Node) -> Iterator[str]:
+    for mistake in mistakes:
+        path = ".".join(map(str, mistake.place)) or "prompt"
+        yield f"{_line(tree, mistake.place, mistake.line)}: {path}: {mistake.what}"
 
 
 def _line(tree: yaml.Node, place: Sequence[str | int], within: int = 0) -> int:

@@ -243,7 +243,7 @@ def test_mistakes_are_one_line(whole: Home, arguments: tuple[str, ...], message:
 def test_an_installation_without_mlflow(empty: Home) -> None:
     done = empty.run("check")
     assert done.returncode == 1
-    assert done.stderr == "error: mlflow.tracking_uri: is not set; training needs MLflow\n"
+    assert done.stderr == "error: mlflow.tracking_uri: is not set; this needs MLflow\n"
 
 
 def test_an_installation_without_a_model(empty: Home, mlflow_server: MLflowServer) -> None:
