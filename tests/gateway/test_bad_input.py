@@ -260,10 +260,11 @@ async def test_the_cap_on_output_tokens_holds_for_every_field(client, upstream):
             assert response.status == 400
 
 
-async def test_prompt_fields_are_refused_while_there_is_no_registry(client):
+async def test_a_prompt_that_is_not_there_is_not_found(client):
     body = {"model": "chat", "messages": [{"role": "user", "content": "x"}], "prompt_id": "p"}
     async with client.post(CHAT, json=body) as response:
-        assert (await response.json())["error"]["code"] == "not_supported"
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "prompt_not_found"
 
 
 async def test_refusals_do_not_grow_a_full_spool(upstream, tmp_path):
