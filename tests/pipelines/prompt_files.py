@@ -12,7 +12,7 @@ messages:
     content: "{said} {{{{ who }}}}"
 variables:
   - {{name: who}}
-model: m
+model: chat
 params: {{temperature: 0, max_tokens: 9}}
 """
 

@@ -18,11 +18,14 @@ import yaml
 from deploy.health import probe
 from deploy.migrations import upgrade
 from gateway.database import Database, now, open_database
+from gateway.prompt_versions import PromptVersionRow, put_version, set_label
 from pipelines.champion import Services
 from pipelines.mlflow_api import MLflowAPI
 from pipelines.promotion import Promotion, Rollback, promote, rollback
+from pipelines.prompt_registry import PromptRegistry
 from pipelines.rollout import Replicas
 from pipelines.tables import ExperimentRow
+from prompts.prompt import Prompt
 from tests.gateway_process import ROOT, configuration, free_port
 from tests.pipelines.lifecycle import ALIAS, Traffic, adapter_name, begin, seed_version, state_of
 from tests.pipelines.mlflow_server import MLflowServer
@@ -170,6 +173,27 @@ async def test_mlflow_is_told_when_it_is_back(
     model = api.get("registered-models/get", name=ALIAS)["registered_model"]
     assert [(one["alias"], one["version"]) for one in model["aliases"]] == [("champion", "1")]
     assert "is in force" in controller.output()
+
+
+async def test_mlflow_is_told_of_prompts_labels(controller, database, mlflow_server: MLflowServer):
+    registry = PromptRegistry(mlflow_server.url, seconds=10)
+    given = Prompt.model_validate({"name": "controlled", "template": "x", "model": "m"})
+    row = PromptVersionRow(
+        name=given.name, version=registry.put(given, {}), content_hash=given.content_hash,
+        content=given.content, path="controlled.yaml", created_at=now(),
+    )  # fmt: skip
+    with database.transaction() as session:
+        put_version(session, row)
+        set_label(session, given.name, "production", row.version)
+    controller.start()
+    await until(
+        lambda: "prompt labels: the model registry is away" in controller.output(), "missed"
+    )
+    assert registry.aliases(given.name) == {}
+    controller.configure(mlflow_server.url)
+    told = "prompt controlled: MLflow's aliases: production 1"
+    await until(lambda: told in controller.output(), "it is told")
+    assert registry.aliases(given.name) == {"production": "1"}
 
 
 async def test_a_broken_experiment_does_not_hold_up_another(
