@@ -279,14 +279,14 @@ def test_a_deleted_link_fails_the_check(demo: Demo, stack: RunningStack, tmp_pat
 
 
 class Asking:
-    """Users who ask all the time, four at once, until the block ends."""
+    """Users who ask again and again, three at once, until the block ends."""
 
     def __init__(self, stack: RunningStack):
         self.statuses: list[int] = []
         self.adapters: list[tuple[float, str]] = []
         self._stack = stack
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(4)]
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(3)]
 
     def __enter__(self) -> "Asking":
         for thread in self._threads:
@@ -301,7 +301,7 @@ class Asking:
     def _ask(self, number: int) -> None:
         body = {"model": NAME, "messages": [{"role": "user", "content": "Hello"}],
                 "max_tokens": 4, "user": f"asking-{number}"}  # fmt: skip
-        while not self._ended.is_set():
+        while not self._ended.wait(0.1):
             began = time.monotonic()
             request = urllib.request.Request(
                 f"{self._stack.base_url}/chat/completions",
