@@ -13,6 +13,7 @@ _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•|#]|\d+[.)]\s))")
 _MARKS = re.compile(r"^\s*(?:[-*•]\s+|#+\s*|\d+[.)]\s+|>\s*)", re.MULTILINE)
 _END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]*\u201d\u2019]))\s+(?=[\"'\u201c\u2018(\[*]*[A-Z0-9À-ÞА-Я`])"
+    r"|(?<=[a-z)`]{2}[.!?])\s+(?=[a-z]+[A-Z]|[a-z]+ )"  # names in small letters begin one too
     r"|(?<=[\u3002\uff01\uff1f])\s*"  # the marks of Chinese and Japanese
 )
 _CLAUSE = re.compile(r"(?<=[;:])\s+")

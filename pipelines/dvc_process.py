@@ -108,16 +108,19 @@ def stage_environment(settings: Settings) -> dict[str, str]:
 
 def orphans(folder: Path) -> list[int]:
     """Processes of stages that still work in `folder` though their DVC is gone."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline", "cwd", "status"]):
-        seen = process.info
-        if (
-            seen["cwd"] == str(folder)
-            and STAGE_MODULE in (seen["cmdline"] or ())
-            and seen["status"] != psutil.STATUS_ZOMBIE
-        ):
-            found.append(seen["pid"])
-    return found
+    return [process.pid for process in psutil.process_iter() if _is_stage_in(process, folder)]
+
+
+def _is_stage_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        with process.oneshot():
+            return (
+                STAGE_MODULE in process.cmdline()
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.cwd() == str(folder)
+            )
+    except (psutil.Error, OSError):  # it ended meanwhile: psutil lets some of these through
+        return False
 
 
 def drop_stale_locks(rwlock: Path) -> None:
