@@ -246,8 +246,16 @@ def test_while_a_part_of_a_killed_run_works_on_nobody_comes_between(script, run,
     os.killpg(killed.pid, signal.SIGKILL)
     wait_until(lambda: not any(_lives(one.pid) for one in children))
     script.say(examples=30)
-    workspace.prepare(spec())
+    wait_until(lambda: is_free(workspace))  # the kernel closes a dead process' files in its time
     assert workspace.reproduce("train").ran == ("train",)
+
+
+def is_free(workspace: Workspace) -> bool:
+    try:
+        workspace.prepare(spec())
+    except WorkspaceBusy:
+        return False
+    return True
 
 
 def refusal(workspace: Workspace) -> str:
