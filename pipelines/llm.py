@@ -6,18 +6,20 @@ from dataclasses import fields
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import select
 
 from evals.answers import Subject, answer_cases
 from evals.cases import load_cases
+from evals.contents import content_hash, golden_contents
 from evals.records import Answer, Case
 from gateway.configuration import ConfigurationError
+from gateway.prompt_versions import PromptVersionRow
 from pipelines.datasets import Manifest, freeze
 from pipelines.engines import engine_of
 from pipelines.installation import Installation
 from pipelines.kinds import Fitted, LogMetrics, ModelKind, Say
 from pipelines.rollout import Replicas
 from pipelines.spec import Spec
-from rlhf.conversation import content_hash
 from rlhf.examples import Selection, collect
 from rlhf.training import FinetuneConfig
 
@@ -39,8 +41,7 @@ def check(installation: Installation, spec: Spec) -> None:
 
 
 def build_dataset(installation: Installation, spec: Spec, out: Path) -> Manifest:
-    """Corrected and approved answers to the alias's requests, without the held-out cases."""
-    held_out = {content_hash(case.messages) for case in load_cases(spec.cases_path)}
+    """Corrected and approved answers to the alias's requests, without any golden case."""
     collected = collect(
         installation.reader,
         installation.database,
@@ -49,7 +50,7 @@ def build_dataset(installation: Installation, spec: Spec, out: Path) -> Manifest
             alias=spec.alias,
             since=spec.dataset.since,
             positive_metric=spec.dataset.positive_metric,
-            excluded=frozenset(held_out),
+            excluded=_held_out(installation, spec),
         ),
     )
     return freeze(
@@ -131,6 +132,14 @@ def answer(
         say(100 * count // max(total, 1), f"{count}/{total} answers")
 
     return asyncio.run(answer_cases(cases, subject, progress, {}))
+
+
+def _held_out(installation: Installation, spec: Spec) -> frozenset[str]:
+    """Contents of all golden cases, and of the evaluation's own where they are elsewhere."""
+    with installation.database.session() as session:
+        prompts = [row.prompt for row in session.scalars(select(PromptVersionRow))]
+    own = {content_hash(case.messages) for case in load_cases(spec.cases_path)}
+    return golden_contents(prompts) | own
 
 
 def _config(spec: Spec) -> FinetuneConfig:

@@ -5,16 +5,15 @@ images, several answers) is refused: a training on a part of what the model saw 
 thing.
 """
 
-import hashlib
 import json
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from evals.contents import text_of
+
 ROLES = frozenset({"system", "developer", "user", "assistant"})
-INSTRUCTIONS = frozenset({"system", "developer"})
 MESSAGE_FIELDS = frozenset({"role", "content", "name", "refusal", "tool_calls", "annotations"})
 
 Message = Mapping[str, str]
@@ -26,17 +25,6 @@ class Unusable(ValueError):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
-
-
-def content_hash(messages: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 of what was asked, without regard to case, white space and Unicode's spellings.
-
-    Instructions (system messages) are left out where there is anything else: the same question
-    under a reworded prompt is the same question, for evaluations above all.
-    """
-    asked = [one for one in messages if one.get("role") not in INSTRUCTIONS] or list(messages)
-    told = [[one.get("role"), _normal(_text(one.get("content")) or "")] for one in asked]
-    return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).hexdigest()
 
 
 def asked_in(request: str | None) -> tuple[Message, ...]:
@@ -51,7 +39,7 @@ def asked_in(request: str | None) -> tuple[Message, ...]:
         raise Unusable("not_text")
     messages = []
     for message in given:
-        content = _text(message.get("content")) if isinstance(message, dict) else None
+        content = text_of(message.get("content")) if isinstance(message, dict) else None
         if content is None or message.get("role") not in ROLES or message.get("tool_calls"):
             raise Unusable("not_text")
         messages.append({"role": message["role"], "content": content})
@@ -75,7 +63,7 @@ def answered_in(response: str | None) -> str:
         raise Unusable("not_text")
     if choices[0].get("finish_reason") == "length":
         raise Unusable("cut_short")
-    return _filled(_text(message.get("content")) or "")
+    return _filled(text_of(message.get("content")) or "")
 
 
 def demonstrated(value: Any) -> str:
@@ -88,7 +76,7 @@ def demonstrated(value: Any) -> str:
         return _filled(value)
     if not _is_message(value):
         return json.dumps(value, ensure_ascii=False)
-    content = _text(value["content"])
+    content = text_of(value["content"])
     if content is None or value.get("tool_calls"):
         raise Unusable("not_text")
     return _filled(content)
@@ -117,18 +105,3 @@ def _body(text: str | None) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Unusable("not_text")
     return body
-
-
-def _text(content: Any) -> str | None:
-    """A text, or text parts joined as engines join them; None for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        return None
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
-    whole = len(parts) == len(content) and all(isinstance(part, str) for part in parts)
-    return "\n".join(part for part in parts if part) if whole else None
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import select
 
+from evals.contents import content_hash, variables_hash
 from gateway.database import Database
 from gateway.feedback import DEMONSTRATION, FeedbackRow
 from gateway.request_log import LogReader
-from rlhf.conversation import Message, Unusable, answered_in, asked_in, content_hash, demonstrated
+from rlhf.conversation import Message, Unusable, answered_in, asked_in, demonstrated
 
 APPROVED = "approved"
 ROWS_AT_ONCE = 5000
@@ -50,7 +52,7 @@ class Selection:
         positive_metric: the metric whose `true` approves an answer as it is.
         approved_from: for a float metric: the value from which on it approves (its maximum);
             lower ones disapprove.
-        excluded: content hashes that must not become examples.
+        excluded: hashes of contents that must not become examples (`evals.contents`).
     """
 
     tenant: str
@@ -254,14 +256,15 @@ def _examples(
         rows = reader.rows(
             "request_id BETWEEN ? AND ? AND request_id IN (SELECT unnest(?))",
             [part[0], part[-1], part],
-            columns=("request_id", "request", "response"),
+            columns=("request_id", "request", "response", "contexts"),
             order="request_id",
         )
         bodies = {row["request_id"]: row for row in rows}
         for candidate in (one for request_id in part for one in waiting[request_id]):
+            row = bodies.get(candidate.request_id, {})
             try:
-                example = _example(candidate, bodies.get(candidate.request_id, {}))
-                if example.content_hash in excluded:
+                example = _example(candidate, row)
+                if not excluded.isdisjoint((example.content_hash, _given_hash(row))):
                     raise Unusable("held_out")
             except Unusable as error:
                 dropped[error.reason] += 1
@@ -281,6 +284,13 @@ def _example(candidate: _Candidate, row: Mapping[str, Any]) -> Example:
         feedback_id=candidate.feedback_id,
         content_hash=content_hash(messages),
     )
+
+
+def _given_hash(row: Mapping[str, Any]) -> str | None:
+    """Hash of the variables that a prompted request gave; None if it was not prompted."""
+    contexts = orjson.loads(row.get("contexts") or "{}")
+    variables = contexts.get("variables") if isinstance(contexts, dict) else None
+    return variables_hash(variables) if isinstance(variables, dict) else None
 
 
 def _newest(examples: Iterable[Example], dropped: Counter[str]) -> tuple[Example, ...]:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evals.contents import content_hash, variables_hash
 from gateway.database import now
 from gateway.feedback import FeedbackRow, NewFeedback
-from rlhf.conversation import Unusable, answered_in, asked_in, content_hash, demonstrated
+from rlhf.conversation import Unusable, answered_in, asked_in, demonstrated
 from rlhf.examples import ROWS_AT_ONCE, Collected, Selection, collect
 from tests.rlhf.feedback_log import FeedbackLog, answer, question
 
@@ -185,6 +186,20 @@ def test_held_out_contents_never_become_examples(log):
     found = collected(log, excluded=held_out)
     assert [one.messages[1]["content"] for one in found.examples] == ["Cy is a cook in Rome."]
     assert found.dropped == {"held_out": 3}
+
+
+def test_golden_variables_are_held_out_whatever_the_prompt_made_of_them(log):
+    golden = {"ticket": "The bill is wrong."}
+    for ticket in (golden["ticket"], " the BILL\nis wrong. ", "The bill is right."):
+        text = f"A version of today says: {ticket}"
+        log.show(log.ask(text, contexts={"variables": {"ticket": ticket}}), "billing")
+    log.show(log.ask("no prompt", contexts={"reference": "x"}), "billing")
+    found = collected(log, excluded=frozenset({variables_hash(golden)}))
+    assert found.dropped == {"held_out": 2}
+    assert [one.messages[1]["content"] for one in found.examples] == [
+        "A version of today says: The bill is right.",
+        "no prompt",
+    ]
 
 
 def test_since_bounds_requests_and_until_bounds_feedback(log):
