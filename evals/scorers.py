@@ -10,7 +10,6 @@ not say what is right.
 import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -49,11 +48,6 @@ def exact_match(case: Case, answer: Answer) -> Score:
         return _json_match(case, answer)
     right = answer.text.strip() == str(case.expected).strip()
     return Score(case.case_id, "exact_match", float(right), None if right else _differs(case))
-
-
-def exact(case: Case, answer: Answer) -> Score:
-    """`exact_match` under its short name."""
-    return replace(exact_match(case, answer), metric="exact")
 
 
 def contains(case: Case, answer: Answer) -> Score:
@@ -146,7 +140,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         scorer.__name__: scorer
         for scorer in (
-            exact, exact_match, contains, valid_json, schema, refusal, latency, cost, output_tokens,
+            exact_match, contains, valid_json, schema, refusal, latency, cost, output_tokens,
         )
     }
 )  # fmt: skip

@@ -15,6 +15,7 @@ from sqlalchemy import JSON, Index, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from gateway.database import Base, Utc, now
+from gateway.errors import BadRequest
 
 JsonObject = Mapping[str, Any]
 
@@ -34,6 +35,12 @@ class AuditRow(Base):
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     evidence: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+def require_reason(reason: str) -> None:
+    """BadRequest where a person's order does not say why: who reads the trail wants to know."""
+    if not reason.strip():
+        raise BadRequest("reason: say why, for the audit trail", param="reason")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from gateway import wire
 from gateway.database import Database, current_version
 from gateway.errors import BadRequest, NotFound
 from gateway.key_ring import NEVER
@@ -17,7 +18,6 @@ from gateway.prompt_versions import PRODUCTION, PromptLabelRow, PromptVersionRow
 from prompts.prompt import BadVariables, Prompt
 from prompts.template import RenderFailed
 
-FIELDS = ("prompt_id", "prompt_version", "prompt_label", "prompt_variables")
 NAME_CHARACTERS = 100
 _log = logging.getLogger(__name__)
 
@@ -88,8 +88,9 @@ class LivePrompts:
                 f"There is no prompt {asked.name!r}.", param="prompt_id", code="prompt_not_found"
             )
         what = f"version {wanted!r}" if asked.version else f"label {label!r}"
+        known = ", ".join(label for name, label in self._labels if name == asked.name) or "none"
         raise NotFound(
-            f"The prompt {asked.name!r} has no {what}.",
+            f"The prompt {asked.name!r} has no {what} (labels: {known}).",
             param="prompt_version" if asked.version else "prompt_label",
             code="prompt_not_found",
         )
@@ -111,7 +112,7 @@ def prompt_request(body: Mapping[str, Any]) -> PromptRequest | None:
     Raises:
         BadRequest: they are not of their types, or exclude each other.
     """
-    if not any(body.get(field) is not None for field in FIELDS):
+    if not any(body.get(field) is not None for field in wire.PROMPT):
         return None
     name = body.get("prompt_id")
     if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS:
@@ -150,4 +151,4 @@ async def prompted(
         ) from error
     own = body.get("messages")
     messages = [*rendered, *own] if isinstance(own, list) else rendered
-    return {"model": prompt.model, **prompt.params, **body, "messages": messages}
+    return wire.overlaid({"model": prompt.model, **prompt.params}, {**body, "messages": messages})

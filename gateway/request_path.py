@@ -37,7 +37,7 @@ from gateway.spool import SpoolUnavailable
 from gateway.stream import finish_reason_of
 from gateway.upstream import Answer, Call, Transport, refusal
 from gateway.usage import read_usage
-from gateway.variants import PROMPT_SPLIT, Split, unit_of, with_parameters
+from gateway.variants import PROMPT_SPLIT, Split, unit_of
 
 SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
 OFF_LOOP_BYTES = 256 * 1024
@@ -246,7 +246,7 @@ class InferenceEndpoint:
         stream = self.endpoint.streams and bool(work.body.get("stream"))
         body = wire.upstream_body(work.body, target.model)
         if work.variant is not None:
-            body = with_parameters(body, work.variant)
+            body = wire.overlaid(body, work.variant.parameters)
         headers = {"content-type": "application/json"}
         if stream and upstream.stream_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}

@@ -23,7 +23,8 @@ class VariantUnavailable(Unavailable):
     def __init__(self, alias: str, variant: Variant):
         super().__init__(
             f"The split of {alias!r} gives this request to its variant {variant.name!r}, which the "
-            f"model {variant.target!r} answers; the configuration has no such model."
+            f"model {variant.target!r} answers; whoever runs this gateway has to configure it, or "
+            "change the split."
         )
 
 

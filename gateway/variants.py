@@ -14,7 +14,6 @@ from typing import Any
 HASH_BYTES = 8
 HASH_SPACE = 1 << (8 * HASH_BYTES)
 PROMPT_SPLIT = "prompt:"
-OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +95,3 @@ class Split:
 def unit_of(user: str | None, episode_id: str | None, key_id: str) -> str:
     """Who sticks to an arm: the request's user, else its episode, else its key; empty is none."""
     return user or episode_id or key_id
-
-
-def with_parameters(body: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
-    """An upstream's body under a variant: its parameters in place of the caller's.
-
-    The two names of the limit on output tokens are one parameter: setting one removes the other.
-    """
-    given = variant.parameters
-    limited = any(name in given for name in OUTPUT_LIMITS)
-    kept = {n: v for n, v in body.items() if not (limited and n in OUTPUT_LIMITS)}
-    return kept | dict(given)

@@ -37,6 +37,7 @@ DENIED = frozenset(
 PROMPT = ("prompt_id", "prompt_version", "prompt_label", "prompt_variables")
 # Ours: for the log, prompts, evaluations and caches; no upstream sees them.
 OURS = frozenset(["episode_id", "retrieved_contexts", "reference", "cache", "metadata", *PROMPT])
+OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 MAX_CONTAINERS = 200_000
 TEXT_BYTES = 512
 MODEL_CHARACTERS = 256
@@ -86,9 +87,16 @@ def upstream_body(body: Mapping[str, Any], model: str) -> dict[str, Any]:
     return forwarded
 
 
+def overlaid(body: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` with `fields` in place of its own; the limit on output tokens is one, by any name."""
+    limited = any(name in fields for name in OUTPUT_LIMITS)
+    kept = {n: v for n, v in body.items() if not (limited and n in OUTPUT_LIMITS)}
+    return kept | dict(fields)
+
+
 def cap_output(body: dict[str, Any], most: int) -> None:
     """Lower the body's limits on output tokens to `most`, or set one."""
-    given = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name)]
+    given = [name for name in OUTPUT_LIMITS if body.get(name)]
     for name in given or ["max_tokens"]:
         body[name] = min(body.get(name) or most, most)
 

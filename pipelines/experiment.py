@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from evals.records import Decision, Verdict
 from evals.verdicts import add_verdict
-from gateway.audit import Change, record
+from gateway.audit import Change, record, require_reason
 from gateway.database import Conflict, Database, now
 from gateway.errors import NotFound
 from gateway.splits import put_split
@@ -144,9 +144,11 @@ def stop(database: Database, experiment_id: str, reason: str, actor: str) -> Exp
     """End an experiment by hand; its users go back to the champion. Again changes nothing.
 
     Raises:
+        BadRequest: no reason.
         NotFound: there is no such experiment.
         Conflict: it has ended by a decision.
     """
+    require_reason(reason)
     with database.transaction() as session:
         hold(session)
         row = find_experiment(session, experiment_id)

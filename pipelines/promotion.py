@@ -13,8 +13,8 @@ from typing import Protocol
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from gateway.audit import require_reason
 from gateway.database import Conflict, Database
-from gateway.errors import BadRequest
 from pipelines.candidate import lineage_of, require_candidate
 from pipelines.champion import (
     CHALLENGER,
@@ -110,7 +110,7 @@ async def promote(services: Services, order: Promotion) -> Moved:
         Conflict: its lineage has gaps, an experiment is under way, or somebody was faster.
         RolloutFailed: its adapter is not served on every replica.
     """
-    _require_reason(order.reason)
+    require_reason(order.reason)
     with services.database.session() as session:
         before = champion_of(session, order.alias)
         candidate = _promotable(session, order, before)
@@ -143,7 +143,7 @@ async def rollback(services: Services, order: Rollback) -> Moved:
         Conflict: there is nothing to go back to, or the champion is not the one that was seen.
         RolloutFailed: the champion before cannot be loaded, and `accept_base` was not said.
     """
-    _require_reason(order.reason)
+    require_reason(order.reason)
     with services.database.session() as session:
         before = champion_of(session, order.alias)
         if _repeated(order, before):
@@ -248,11 +248,6 @@ def _promotable(session: Session, order: Promotion, champion: Champion) -> Model
             "or stop it"
         )
     return candidate
-
-
-def _require_reason(reason: str) -> None:
-    if not reason.strip():
-        raise BadRequest("reason: say why the champion is moved", param="reason")
 
 
 def _require_unmoved(session: Session, before: Champion) -> None:

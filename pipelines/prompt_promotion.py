@@ -1,6 +1,6 @@
 """Orders of people about a prompt's labels: promote by a verdict, roll back, set any other label.
 
-What an experiment decides, it moves itself (`prompt_labels.move_label`).
+There are no experiments of prompts yet; one that is written into the database holds a promotion up.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from evals.records import Decision, Verdict
 from evals.verdicts import verdicts_on
+from gateway.audit import require_reason
 from gateway.database import Conflict, Database
-from gateway.errors import BadRequest, NotFound
+from gateway.errors import NotFound
 from gateway.prompt_versions import (
     PRODUCTION,
     PromptVersionRow,
@@ -20,7 +21,6 @@ from gateway.prompt_versions import (
 )
 from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import hold, running_experiment
-from pipelines.experiment import STOPPED, Ending, end
 from pipelines.prompt_labels import (
     LABEL,
     PROMOTE,
@@ -70,7 +70,6 @@ class Labelled:
     Attributes:
         before: what the label named; None where it was not set.
         repeated: nothing was changed: it had been done before.
-        stopped: the experiment that ended with it, if one was under way.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Labelled:
     version: str
     before: str | None
     repeated: bool = False
-    stopped: str | None = None
 
 
 def label(database: Database, order: LabelOrder) -> Labelled:
@@ -89,7 +87,7 @@ def label(database: Database, order: LabelOrder) -> Labelled:
         NotFound: there is no such prompt or version.
         Conflict: the gate did not let it through, or an experiment is under way.
     """
-    _require_reason(order.reason)
+    require_reason(order.reason)
     require_label(order.label)
     with database.transaction() as session:
         hold(session)
@@ -112,7 +110,7 @@ def label(database: Database, order: LabelOrder) -> Labelled:
 
 
 def rollback(database: Database, order: PromptRollback) -> Labelled:
-    """Go back to the production version before this one, and end an experiment that is under way.
+    """Go back to the production version before this one.
 
     It needs nothing but the database; the gateway's workers follow within two seconds.
 
@@ -121,7 +119,7 @@ def rollback(database: Database, order: PromptRollback) -> Labelled:
         NotFound: there is no such prompt.
         Conflict: there is nothing to go back to, or `production` is not what was seen.
     """
-    _require_reason(order.reason)
+    require_reason(order.reason)
     with database.transaction() as session:
         hold(session)
         production = production_of(session, order.name)
@@ -143,19 +141,15 @@ def rollback(database: Database, order: PromptRollback) -> Labelled:
                 f"prompt {order.name}: production is at its first version, {production.version}: "
                 "there is nothing to go back to"
             )
-        stopped = _stop_running(session, order)
         move = LabelMove(
             kind=ROLLBACK,
             name=order.name,
             version=production.previous,
             actor=order.actor,
             reason=order.reason,
-            evidence={"stopped_experiment": stopped},
         )
         move_label(session, move)
-    return Labelled(
-        order.name, PRODUCTION, production.previous, production.version, stopped=stopped
-    )
+    return Labelled(order.name, PRODUCTION, production.previous, production.version)
 
 
 def require_version(session: Session, name: str, wanted: str) -> PromptVersionRow:
@@ -193,7 +187,7 @@ def _let_through(session: Session, row: PromptVersionRow, before: str | None) ->
     found = verdicts_on(session, subject_of(row.prompt))
     if not found:
         raise Conflict(
-            f"{where}: no verdict on it; evaluate it against production, or try it in an experiment"
+            f"{where}: no verdict on it; it has to be evaluated against production first"
         )
     verdict = found[-1]
     if verdict.decision is not Decision.PROMOTE:
@@ -207,18 +201,5 @@ def _let_through(session: Session, row: PromptVersionRow, before: str | None) ->
     return verdict
 
 
-def _stop_running(session: Session, order: PromptRollback) -> str | None:
-    running = running_experiment(session, PROMPT_SPLIT + order.name)
-    if running is None:
-        return None
-    end(session, running, Ending(STOPPED, f"rolled back: {order.reason}", order.actor))
-    return running.experiment_id
-
-
 def _went_from(action: str, before: dict[str, object] | None, version: str) -> bool:
     return action == f"prompt.{ROLLBACK}" and (before or {}).get("version") == version
-
-
-def _require_reason(reason: str) -> None:
-    if not reason.strip():
-        raise BadRequest("reason: say why the label is moved", param="reason")

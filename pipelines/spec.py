@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from evals.contents import GOLDEN
 from evals.gate import Condition
 from gateway.configuration import ConfigurationError
 from gateway.section import Name, Section
 from pipelines.plan import Plan
 
 SPECS = Path(__file__).parent / "specs"
-GOLDEN = Path(__file__).parent.parent / "evals" / "golden"
 
 
 class DatasetSpec(Section):

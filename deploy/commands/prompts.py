@@ -164,7 +164,7 @@ def rollback(
         str | None, typer.Option(help="only if this version is in production still")
     ] = None,
 ) -> None:
-    """Back to the production version before, at once; an experiment under way is stopped."""
+    """Back to the production version before, at once."""
     from pipelines import prompt_promotion
 
     with open_state() as state, looked_up():
@@ -271,6 +271,4 @@ def _tell(done: "Labelled") -> None:
         return
     before = "" if done.before is None else f", was {done.before}"
     typer.echo(f"{done.label} of {escape(done.name)} is version {done.version}{before}")
-    if done.stopped is not None:
-        typer.echo(f"experiment {done.stopped} was stopped")
     typer.echo("the gateway follows within two seconds, MLflow's alias when MLflow is there")

@@ -125,10 +125,11 @@ def test_one_pass_at_a_time(copied: TrainHome):
         ("promote nobody 1 --reason r", "no model 'nobody' (there are: cities)"),
         ("promote cities 99 --reason r", "cities has no version '99' that was"),
         ("promote cities 1 --name towns --reason r", "towns has no version '1' that was"),
-        ("promote cities VERSION --reason ''", "reason: say why the champion is moved"),
+        ("promote cities VERSION --reason ''", "reason: say why"),
+        ("experiment stop x --reason ''", "reason: say why"),
         ("rollback nobody --reason r", "no model 'nobody' (there are: cities)"),
         ("rollback cities --reason r", "cities is at its first champion (the base model)"),
-        ("rollback cities --reason ''", "reason: say why the champion is moved"),
+        ("rollback cities --reason ''", "reason: say why"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(trained: TrainHome, arguments, message):

@@ -12,7 +12,6 @@ from evals.scorers import (
     SCORERS,
     contains,
     cost,
-    exact,
     exact_match,
     latency,
     output_tokens,
@@ -139,13 +138,9 @@ def test_a_schema_that_is_none_or_lies_elsewhere_is_a_failed_score(given):
 
 
 def test_what_the_case_does_not_say_has_no_value():
-    found = [scorer(case(None), answer("x")) for scorer in (exact, exact_match, contains, schema)]
+    found = [scorer(case(None), answer("x")) for scorer in (exact_match, contains, schema)]
     assert [score.value for score in found] == [None] * 4
     assert found[0].reason == NOT_EXPECTED
-
-
-def test_exact_is_exact_match_by_its_short_name():
-    assert exact(case("a"), answer("a")) == Score("one", "exact", 1.0)
 
 
 def test_what_an_answer_cost():
@@ -164,7 +159,6 @@ def test_a_failed_answer_is_wrong_and_its_cost_unknown():
     failed = answer("", error="engine answered 500")
     found = {name: scorer(case("", schema={}), failed) for name, scorer in SCORERS.items()}
     assert {name: score.value for name, score in found.items()} == {
-        "exact": 0.0,
         "exact_match": 0.0,
         "contains": 0.0,
         "valid_json": 0.0,

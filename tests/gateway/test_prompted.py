@@ -99,6 +99,16 @@ async def test_a_prompt_is_rendered_sent_and_logged(client, gateway, database, u
     assert logged["messages"] == sent["messages"] and logged["prompt_id"] == "greeter"
 
 
+async def test_the_callers_limit_takes_the_prompts_place_by_either_name(client, database, upstream):
+    put(database, "1", prompt("limited"), "production")
+    asked = {"prompt_id": "limited", "prompt_variables": {"who": "Ann"}}
+    await eventually(client, "1", **asked)
+    upstream.reset()
+    await ask(client, **asked, max_completion_tokens=7)
+    sent = upstream.calls()[0]["body"]
+    assert sent["max_completion_tokens"] == 7 and "max_tokens" not in sent
+
+
 async def test_labels_versions_and_their_move(client, database):
     put(database, "1", prompt("mover", "one {{ who }}"), "production")
     put(database, "2", prompt("mover", "two {{ who }}"), "staging")

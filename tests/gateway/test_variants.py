@@ -23,7 +23,8 @@ from gateway.key_ring import KeyRing
 from gateway.live import Live
 from gateway.live_splits import LiveSplits
 from gateway.splits import SplitRow, all_splits, find_split, put_split
-from gateway.variants import Arm, Split, Variant, unit_of, with_parameters
+from gateway.variants import Arm, Split, Variant, unit_of
+from gateway.wire import overlaid
 
 pytest_plugins = ("tests.state_databases",)
 SALT = "00112233445566778899aabbccddeeff"
@@ -114,8 +115,8 @@ def test_who_sticks():
 
 def test_parameters_take_the_place_of_the_callers():
     body = {"model": "m", "temperature": 1.0, "max_completion_tokens": 500, "seed": 1}
-    assert with_parameters(body, Variant("a")) == body
-    varied = with_parameters(body, Variant("a", parameters={"temperature": 0, "max_tokens": 24}))
+    assert overlaid(body, {}) == body
+    varied = overlaid(body, {"temperature": 0, "max_tokens": 24})
     assert varied == {"model": "m", "temperature": 0, "max_tokens": 24, "seed": 1}
     assert body["temperature"] == 1.0
 
