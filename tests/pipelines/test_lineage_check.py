@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,28 +21,9 @@ from tests.pipelines.lineage_damage import (
     sources_of,
     told,
 )
-from tests.pipelines.mlflow_server import MLflowServer
 
-
-@pytest.fixture(scope="module")
-def mlflow(mlflow_server: MLflowServer) -> str:
-    return mlflow_server.url
-
-
-@pytest.fixture(scope="module")
-def written(mlflow: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """The first traffic is in the table, the rest in the spool."""
-    home = tmp_path_factory.mktemp("chain")
-    chain = write_chain(home, name="checked", tracking_uri=mlflow, ship=True)
-    yield chain
-    chain.database.close()
-
-
-@pytest.fixture
-def chain(written: Chain, tmp_path: Path) -> Iterator[Chain]:
-    copy = copied(written, tmp_path / "home")
-    yield copy
-    copy.database.close()
+pytest_plugins = ("tests.pipelines.written_chain",)
+NAME = "checked"
 
 
 def test_a_whole_chain_is_whole(chain: Chain, mlflow: str) -> None:

@@ -15,7 +15,6 @@ from pipelines.workspace import Workspace
 from tests.pipelines.lifecycle_rows import Chain, write_chain
 from tests.pipelines.lineage_damage import (
     checked,
-    copied,
     edit,
     erase,
     forget_requests,
@@ -25,6 +24,8 @@ from tests.pipelines.lineage_damage import (
     told,
 )
 from tests.pipelines.mlflow_server import MLflowServer
+
+pytest_plugins = ("tests.pipelines.written_chain",)
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +37,6 @@ def written(
     keep_files(chain)
     yield chain
     chain.database.close()
-
-
-@pytest.fixture
-def chain(written: Chain, tmp_path: Path) -> Iterator[Chain]:
-    copy = copied(written, tmp_path / "home")
-    yield copy
-    copy.database.close()
-
-
-@pytest.fixture
-def mlflow(mlflow_server: MLflowServer) -> str:
-    return mlflow_server.url
 
 
 def erased(report: Report) -> dict[str, str]:

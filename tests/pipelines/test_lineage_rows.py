@@ -1,7 +1,6 @@
 """The lineage check, table by table: no row and no column goes unnoticed, also of later ones."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,11 @@ from gateway.key_tables import KeyRow
 from gateway.splits import SplitRow
 from pipelines import tables
 from pipelines.lineage_check import check
-from tests.pipelines.lifecycle_rows import Chain, write_chain
+from tests.pipelines.lifecycle_rows import Chain
 from tests.pipelines.lineage_damage import checked, copied, edit, rows, sources_of, told
-from tests.pipelines.mlflow_server import MLflowServer
+
+pytest_plugins = ("tests.pipelines.written_chain",)
+NAME = "rowed"
 
 # Beside the chain: nothing of it rests on these. A new table is either one of them or is checked.
 ASIDE = {tables.ScheduledRunRow, tables.TriggerEventRow}
@@ -27,27 +28,6 @@ LIFECYCLE = sorted(
 )
 OTHERS = [row.__tablename__ for row in (AuditRow, FeedbackRow, KeyRow, SplitRow, VerdictRow)]
 TRAIL = {"experiment.start", "experiment.promoted", "champion.promote", "key.generate"}
-
-
-@pytest.fixture(scope="module")
-def mlflow(mlflow_server: MLflowServer) -> str:
-    return mlflow_server.url
-
-
-@pytest.fixture(scope="module")
-def written(mlflow: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """The first traffic is in the table, the rest in the spool."""
-    home = tmp_path_factory.mktemp("chain")
-    chain = write_chain(home, name="rowed", tracking_uri=mlflow, ship=True)
-    yield chain
-    chain.database.close()
-
-
-@pytest.fixture
-def chain(written: Chain, tmp_path: Path) -> Iterator[Chain]:
-    copy = copied(written, tmp_path / "home")
-    yield copy
-    copy.database.close()
 
 
 def _key(table: str) -> list[str]:
