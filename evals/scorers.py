@@ -162,13 +162,14 @@ def score_all(
             raise ValueError(f"two answers to the case {answer.case_id!r}")
         by_case[answer.case_id] = answer
     return [
-        _score(scorer, case, by_case.get(case.case_id) or _missing(case.case_id))
+        score_one(scorer, case, by_case.get(case.case_id) or _missing(case.case_id))
         for case in cases
         for scorer in scorers
     ]
 
 
-def _score(scorer: Scorer, case: Case, answer: Answer) -> Score:
+def score_one(scorer: Scorer, case: Case, answer: Answer) -> Score:
+    """The score; a failed one if the scorer crashes."""
     try:
         return scorer(case, answer)
     except CRASHES as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECRET_BYTES = 32
+TELEMETRY = ("DO_NOT_TRACK", "RAGAS_DO_NOT_TRACK")
 
 
 class SettingsError(ValueError):
@@ -109,3 +110,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         engine_python=Path(env.get("LLMOPS_ENGINE_PYTHON") or ".venv-engine/bin/python").absolute(),
         environ=env,
     )
+
+
+def decline_telemetry() -> None:
+    """Libraries that report their use to their makers read this when they are imported."""
+    for name in TELEMETRY:
+        os.environ.setdefault(name, "true")

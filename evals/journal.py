@@ -1,0 +1,91 @@
+"""What an evaluation has paid for: answers and judgements in a file that a later attempt goes on
+from.
+
+One JSON object a line, `{"key", "at", "value"}`, appended in one write as it comes. A line that a
+crash tore is passed over. Whoever finishes removes the file: the next evaluation measures anew.
+What is older than `MOST_HOURS` is not taken up again: the model behind the alias may be another by
+then.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+MOST_HOURS = 24
+
+
+class Journal:
+    """The journal at `path`; a context manager. Its methods may be called from any thread."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._kept = _read(path)
+        self.found = len(self._kept)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if self._torn():
+            os.write(self._file, b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def get(self, key: str) -> Any:
+        """What was kept under `key`; None if nothing was."""
+        return self._kept.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep `value`, which is plain JSON."""
+        self._kept[key] = value
+        line = orjson.dumps({"key": key, "at": int(time.time()), "value": value})
+        os.write(self._file, line + b"\n")
+
+    def finish(self) -> None:
+        """All is done and reported: nothing of it is wanted again."""
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; what is in it stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _torn(self) -> bool:
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                return False
+            file.seek(size - 1)
+            return file.read(1) != b"\n"
+
+
+def key_of(*parts: Any) -> str:
+    """A key that stands for all of `parts`, plain JSON values."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    oldest, kept = time.time() - MOST_HOURS * 3600, dict[str, Any]()
+    for line in path.read_bytes().splitlines():
+        try:
+            row = orjson.loads(line)
+            if isinstance(row, Mapping) and row["at"] >= oldest:
+                kept[str(row["key"])] = row["value"]
+        except (ValueError, LookupError, TypeError):
+            continue  # torn by a crash
+    return kept
