@@ -1,0 +1,169 @@
+"""`llmops drift`: compare recent traffic with a pinned reference, and pin references."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from deploy.commands.listing import print_table
+from deploy.commands.state import State, failed, open_state
+from gateway.configuration import Configuration, load_configuration, owned_section
+from gateway.costs import since_time
+
+if TYPE_CHECKING:
+    from evals.drift import Watch
+    from evals.drift_plan import Watched
+    from evals.records import Verdict
+
+app = typer.Typer(no_args_is_help=True, help="Compare recent traffic with a pinned reference.")
+reference = typer.Typer(no_args_is_help=True, help="The traffic that is compared with.")
+app.add_typer(reference, name="reference")
+ALERT = 100
+
+
+@app.command()
+def check(
+    subject: Annotated[
+        str | None, typer.Argument(help="a prompt, or model:ALIAS; all that are configured")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="this tenant's traffic alone")] = None,
+) -> None:
+    """Look at the newest traffic. Exit code 0 if nothing was found, 100 if something was."""
+    from evals.drift import look, traffics
+    from evals.records import Decision
+
+    alerts = 0
+    with open_state() as state:
+        configuration = load_configuration(state.settings.config_path)
+        watch = watch_of(state, configuration)
+        entries = _entries(watch, subject, tenant)
+        for watched in entries:
+            for traffic in traffics(watch, watched):
+                if tenant is not None and traffic.tenant != tenant:
+                    continue
+                verdict = look(watch, traffic)
+                alerts += verdict.decision is Decision.ALERT
+                _tell_mlflow(configuration, verdict)
+                _print(verdict)
+    raise typer.Exit(ALERT if alerts else 0)
+
+
+@reference.command()
+def pin(
+    subject: Annotated[str, typer.Argument(help="a prompt, or model:ALIAS")],
+    since: Annotated[str, typer.Option(help="7d, 24h or a date")] = "7d",
+    rows: Annotated[int, typer.Option(min=100, help="the newest ones, at most")] = 50_000,
+    tenant: Annotated[str | None, typer.Option(help="this tenant's traffic alone")] = None,
+    reason: Annotated[str | None, typer.Option(help="for the audit trail")] = None,
+) -> None:
+    """Freeze recent traffic as what later traffic is compared with."""
+    from dataclasses import asdict, replace
+
+    from evals.drift import traffic_of
+    from evals.drift_plan import Watched
+    from evals.reference import NoReference, told
+    from evals.reference import pin as pin_rows
+    from evals.windows import Period, read_window
+    from gateway.audit import Change, record
+
+    with open_state() as state:
+        configuration = load_configuration(state.settings.config_path)
+        watch = watch_of(state, configuration)
+        name, model = _named(subject)
+        traffic = replace(traffic_of(Watched(prompt=name, model=model)), tenant=tenant)
+        moment = watch.now()
+        start = int(since_time(since, moment).timestamp() * 1_000_000)
+        period = Period(start, int(moment.timestamp() * 1_000_000), rows)
+        try:
+            pinned = pin_rows(
+                state.settings.home,
+                traffic,
+                read_window(watch.reader, traffic, period),
+                state.actor,
+            )
+        except NoReference as error:
+            raise failed(str(error)) from error
+        with state.database.transaction() as session:
+            change = Change(
+                state.actor, "drift.pin", f"drift:{traffic.key}", reason, after=asdict(pinned)
+            )
+            record(session, change)
+    typer.echo(f"{pinned.name} is what {traffic.key} is compared with from now on")
+    typer.echo(told(pinned))
+    if pinned.rows < watch.plan.least_rows:
+        typer.secho("that is little: a small reference finds little", fg="yellow", err=True)
+
+
+@reference.command(name="list")
+def list_references() -> None:
+    """What is pinned."""
+    from evals.reference import every, told
+
+    with open_state() as state:
+        table = Table("subject", "reference", "rows", "pinned", "by")
+        for one in every(state.settings.home):
+            table.add_row(one.key, one.name, told(one), one.pinned_at, escape(one.pinned_by))
+    print_table(table)
+
+
+def watch_of(state: State, configuration: Configuration) -> "Watch":
+    """What a look works with, as the configuration says."""
+    from deploy.parts import reachable
+    from deploy.ready import KEY_FILE
+    from evals.drift import Watch
+    from evals.drift_plan import DriftPlan
+    from evals.vectors import Embedder
+    from gateway.request_log import LogReader
+
+    plan = owned_section(configuration, "drift", DriftPlan, str(state.settings.config_path))
+    embedder = None
+    if plan.vector_model is not None:
+        server = configuration.server
+        key = state.settings.secret_value(plan.api_key_env) if plan.api_key_env else None
+        file = state.settings.home / KEY_FILE
+        if key is None and plan.api_key_env is None and file.exists():
+            key = file.read_text().strip()
+        url = f"http://{reachable(server.host)}:{server.port}/v1"
+        embedder = Embedder(url, plan.vector_model, key or "")
+    reader = LogReader.open(state.settings, configuration.log)
+    return Watch(state.settings.home, reader, state.database, plan, embedder)
+
+
+def _entries(watch: "Watch", subject: str | None, tenant: str | None) -> "list[Watched]":
+    from evals.drift_plan import Watched
+
+    if subject is None:
+        if not watch.plan.subjects:
+            raise ValueError("drift.subjects: nothing is watched; name a subject, or configure one")
+        return list(watch.plan.subjects)
+    name, model = _named(subject)
+    known = [one for one in watch.plan.subjects if (one.prompt, one.model) == (name, model)]
+    tenants = "each" if tenant is not None else "together"
+    return known or [Watched(prompt=name, model=model, tenants=tenants)]
+
+
+def _named(subject: str) -> tuple[str | None, str | None]:
+    kind, _, rest = subject.partition(":")
+    return (None, rest) if kind == "model" and rest else (subject, None)
+
+
+def _print(verdict: "Verdict") -> None:
+    colour = "red" if verdict.decision.value == "alert" else None
+    typer.secho(f"{verdict.subject} against {verdict.baseline}: {verdict.decision}", fg=colour)
+    for reason in verdict.reasons:
+        typer.echo(f"  {reason}")
+    if "report" in verdict.evidence:
+        typer.echo(f"  report: {verdict.evidence['report']}")
+
+
+def _tell_mlflow(configuration: Configuration, verdict: "Verdict") -> None:
+    """The verdict is in the state database already; MLflow shows it too, if it is there."""
+    from pipelines.verdict_runs import NotTold, tell
+
+    if configuration.mlflow.tracking_uri is None or not verdict.metrics:
+        return
+    try:
+        tell(configuration.mlflow.tracking_uri, "drift", verdict)
+    except NotTold as error:
+        typer.secho(f"  {error}", fg="yellow", err=True)

@@ -1,0 +1,80 @@
+"""The `drift` section of the configuration: whose traffic is watched, and how carefully."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from evals.signals import SIGNALS
+from evals.slas import SLAS
+from gateway.section import Name, Section
+
+
+class Watched(Section):
+    """One entry of `drift.subjects`: a prompt, each of its versions for itself, or a model.
+
+    Attributes:
+        prompt: name of a prompt, or
+        model: a model's alias, for requests without a prompt.
+        tenants: `together`, or `each` for itself.
+        question: variable of the prompt that is the question; by default what the prompt's
+            `evaluation.fields` calls `user_input`, else the last message of the user.
+        passages: variable that holds what was retrieved; by default what the fields call
+            `retrieved_contexts`, else what the application sent by that name.
+    """
+
+    prompt: Name | None = None
+    model: Name | None = None
+    tenants: Literal["together", "each"] = "together"
+    question: str | None = None
+    passages: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Watched":
+        if (self.prompt is None) == (self.model is None):
+            raise ValueError("give either prompt or model")
+        return self
+
+
+class DriftPlan(Section):
+    """The whole section.
+
+    Attributes:
+        subjects: whose traffic is watched.
+        least_rows: a window with fewer says so, and decides nothing.
+        most_rows: newest rows of a window.
+        hours: nothing older is in a window.
+        alarms: false alarms per subject and month that are allowed, as a probability.
+        text_rows: rows a side for the text classifier.
+        vector_rows: rows a side for embeddings.
+        vector_model: alias of the embedding model; none: embeddings are left out.
+        api_key_env: environment variable with the gateway key for embeddings; else the local
+            development key.
+        least: by signal, the smallest change that matters, instead of the one in the code.
+        slas: by SLA, another limit than the one in the code; null switches it off.
+        keep_reports_days: HTML reports are removed after so many days.
+    """
+
+    subjects: tuple[Watched, ...] = ()
+    least_rows: int = Field(500, ge=100)
+    most_rows: int = Field(50_000, ge=100, le=200_000)
+    hours: float = Field(168, gt=0)
+    alarms: float = Field(0.05, gt=0, lt=1)
+    text_rows: int = Field(10_000, ge=100, le=10_000)
+    vector_rows: int = Field(2_000, ge=100, le=2_000)
+    vector_model: Name | None = None
+    api_key_env: str | None = None
+    least: dict[str, float] = {}
+    slas: dict[str, float | None] = {}
+    keep_reports_days: int = Field(30, ge=1)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "DriftPlan":
+        for key, given, known in (
+            ("least", self.least, {signal.name for signal in SIGNALS}),
+            ("slas", self.slas, {sla.name for sla in SLAS}),
+        ):
+            unknown = sorted(given.keys() - known)
+            if unknown:
+                there = ", ".join(sorted(known))
+                raise ValueError(f"{key}: {', '.join(unknown)}: unknown (there are: {there})")
+        return self

@@ -1,0 +1,135 @@
+"""Evidently's HTML report of a look: each signal with its test, and the service levels.
+
+The scores are measured once (`evals.signals`); Evidently is told them by a drift method of our own,
+draws both distributions and tests each score against its limit. Characteristic words of texts are
+in the report, whole texts are not: a report outlives what is erased from the log.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from evals.comparison import Comparison
+from evals.records import Decision, Verdict
+from evals.shifts import Shift
+from evals.signals import COLUMNS, KINDS, Kind
+from evals.slas import ERRORS, Kept, metric_of
+from evals.windows import Frame
+
+METHOD = "calibrated"
+DRAWN_TEXTS = 2_000  # a side
+EXAMPLES = "characteristic examples"
+
+
+REPORTS = "reports"
+
+
+class NoReport(RuntimeError):
+    """Evidently could not make the report; the message says why."""
+
+
+def write_report(
+    path: Path, comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]
+) -> None:
+    """Write the HTML file, whole or not at all. Raises NoReport."""
+    judged = [one for one in kept if one.value is not None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            snapshot = _run(comparison, shifts, judged)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = path.with_name(f".{path.name}.new")
+            snapshot.save_html(str(fresh))
+            fresh.chmod(0o600)
+            fresh.replace(path)
+        except (*ERRORS, OSError) as error:
+            raise NoReport(f"{type(error).__name__}: {error}") from error
+
+
+def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) -> Any:
+    from evidently import DataDefinition, Dataset, Report
+
+    _register(shifts)
+    kinds = {shift.signal: KINDS[shift.signal] for shift in shifts}
+    definition = DataDefinition(
+        text_columns=[name for name, kind in kinds.items() if kind is Kind.TEXT],
+        categorical_columns=[name for name, kind in kinds.items() if kind is Kind.LABEL],
+        numerical_columns=[
+            *(name for name, kind in kinds.items() if kind not in (Kind.TEXT, Kind.LABEL)),
+            *(one.sla.column for one in kept if one.sla.column not in kinds),
+        ],
+    )
+    reference, window = (
+        Dataset.from_pandas(_side(comparison, index, shifts, kept), data_definition=definition)
+        for index in (0, 1)
+    )
+    metrics = [_metric(shift) for shift in shifts] + [metric_of(one.sla) for one in kept]
+    snapshot = Report(metrics).run(window, reference)
+    for widget in snapshot._widgets:
+        if widget.tabs:
+            widget.tabs = [tab for tab in widget.tabs if EXAMPLES not in tab.title]
+    return snapshot
+
+
+def _metric(shift: Shift) -> Any:
+    from evidently.metrics import ValueDrift
+    from evidently.tests import lte
+
+    return ValueDrift(
+        column=shift.signal, method=METHOD, threshold=shift.limit, tests=[lte(shift.limit)]
+    )
+
+
+def _register(shifts: Sequence[Shift]) -> None:
+    """Make the measured scores a drift method of Evidently, in place of the ones before."""
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    known = {shift.signal: shift for shift in shifts}
+
+    def measured(reference: Any, _window: Any, _kind: Any, _limit: float) -> tuple[float, bool]:
+        shift = known[reference.name]
+        return shift.score, shift.drifted
+
+    kinds = [ColumnType.Text, ColumnType.Numerical, ColumnType.Categorical]
+    register_stattest(StatTest(METHOD, "at the level of this look", kinds), measured)
+
+
+def _side(
+    comparison: Comparison, index: int, shifts: Sequence[Shift], kept: Sequence[Kept]
+) -> Frame:
+    """The columns that are drawn, each as long as it is: what is missing is not there."""
+    import pandas
+
+    rows = (comparison.reference, comparison.window)[index]
+    columns: dict[str, Any] = {one.sla.column: rows[one.sla.column].to_numpy() for one in kept}
+    for shift in shifts:
+        kind, column = KINDS[shift.signal], COLUMNS[shift.signal]
+        if kind is Kind.TEXT:
+            texts = comparison.texts[column][index].texts
+            values = texts[:: -(-len(texts) // DRAWN_TEXTS)]
+        elif shift.drawn is not None:
+            values = shift.drawn[index]
+        else:
+            values = rows[column].to_numpy()
+        columns[shift.signal] = values
+    return pandas.DataFrame({name: pandas.Series(values) for name, values in columns.items()})
+
+
+def report_path(home: Path, verdict: Verdict) -> Path:
+    """Where the report of a look goes."""
+    moment = verdict.created_at.strftime("%Y%m%dT%H%M%S")
+    name = f"{moment}-{verdict.verdict_id[-6:]}-{verdict.decision.value}.html"
+    return home / REPORTS / quote(verdict.subject, safe="@:") / name
+
+
+def forget_reports(newest: Path, days: int) -> None:
+    """Remove old reports beside `newest`; of looks that found nothing only the newest is kept."""
+    oldest = time.time() - days * 86_400
+    for path in newest.parent.glob("*.html"):
+        uneventful = path.stem.endswith(Decision.HOLD.value)
+        if path != newest and (uneventful or path.stat().st_mtime < oldest):
+            path.unlink(missing_ok=True)

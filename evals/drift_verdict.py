@@ -1,0 +1,172 @@
+"""What a look found, as a Verdict: a metric for each signal and each service level."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import uuid_utils
+
+from evals.comparison import Comparison, Unmeasured
+from evals.records import Decision, MetricResult, Verdict
+from evals.reference import Reference
+from evals.shifts import Shift
+from evals.signals import KINDS, Kind
+from evals.slas import Kept
+from evals.spending import LEVEL
+from evals.windows import Traffic
+
+UNTIL = "until"  # in a verdict's evidence: the end of its window, microseconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A look that measured.
+
+    Attributes:
+        level: the chance of a false alarm that it takes; 0: signals were not measured.
+        missing: why there are no embeddings, or None.
+    """
+
+    traffic: Traffic
+    reference: Reference
+    comparison: Comparison
+    level: float
+    found: Sequence[Shift | Unmeasured]
+    kept: Sequence[Kept]
+    missing: str | None
+
+    @property
+    def shifts(self) -> list[Shift]:
+        """The signals that could be measured."""
+        return [one for one in self.found if isinstance(one, Shift)]
+
+    def verdict(self, moment: datetime) -> Verdict:
+        """With a new id."""
+        drifted = sorted((one for one in self.shifts if one.drifted), key=lambda one: one.chance)
+        broken = [one for one in self.kept if one.passed is False]
+        alert = bool(drifted or broken)
+        reasons = [told(one) for one in drifted]
+        reasons += [f"{one.sla.name}: broken: {one.reason}" for one in broken]
+        return Verdict(
+            verdict_id=str(uuid_utils.uuid7()),
+            subject=self.traffic.subject,
+            baseline=self.reference.name,
+            decision=Decision.ALERT if alert else Decision.HOLD,
+            metrics=tuple(_metrics(self.found, self.kept)),
+            reasons=tuple(reasons + ([] if alert else [self._nothing()]) + self._unknown()),
+            evidence=self._evidence(),
+            created_at=moment,
+        )
+
+    def _nothing(self) -> str:
+        rows = len(self.comparison.window), len(self.comparison.reference)
+        return (
+            f"nothing found: {len(self.shifts)} signals of {rows[0]} requests beside {rows[1]} of "
+            f"the reference (chance of a false alarm: {self.level:.2g})"
+        )
+
+    def _unknown(self) -> list[str]:
+        """What could not be told, and why."""
+        said = []
+        if self.level <= 0:
+            said.append("signals not measured: this month's budget of false alarms is used up")
+        if self.missing is not None:
+            said.append(f"embeddings not compared: {self.missing}")
+        said += [
+            f"{one.signal}: could not be measured: {one.reason}"
+            for one in self.found
+            if isinstance(one, Unmeasured)
+        ]
+        return said + [f"{one.sla.name}: erred: {one.reason}" for one in self.kept if one.erred]
+
+    def _evidence(self) -> dict[str, Any]:
+        window = self.comparison.window
+        return {
+            LEVEL: self.level,
+            UNTIL: int(window["ts"].iloc[-1]),
+            "since": int(window["ts"].iloc[0]),
+            "window_rows": len(window),
+            "reference_rows": len(self.comparison.reference),
+            "reference_sha256": self.reference.sha256,
+            "reference_pinned_at": self.reference.pinned_at,
+            "prompt": self.traffic.prompt,
+            "prompt_version": self.traffic.version,
+            "model": self.traffic.model,
+            "tenant": self.traffic.tenant,
+            "seed": self.comparison.seed,
+            "scores": {
+                one.signal: {
+                    "score": one.score,
+                    "limit": one.limit,
+                    "chance": one.chance,
+                    "reference_rows": one.reference_rows,
+                    "window_rows": one.window_rows,
+                }
+                for one in self.shifts
+            },
+        }
+
+
+def held(traffic: Traffic, baseline: str, reason: str, moment: datetime) -> Verdict:
+    """The verdict of a look that could not measure anything."""
+    return Verdict(
+        verdict_id=str(uuid_utils.uuid7()),
+        subject=traffic.subject,
+        baseline=baseline,
+        decision=Decision.HOLD,
+        metrics=(),
+        reasons=(reason,),
+        evidence={
+            "prompt": traffic.prompt,
+            "prompt_version": traffic.version,
+            "model": traffic.model,
+            "tenant": traffic.tenant,
+        },
+        created_at=moment,
+    )
+
+
+def told(shift: Shift) -> str:
+    """A shift in words."""
+    chance = f"chance without drift {shift.chance:.1g}"
+    rows = f"{shift.window_rows} rows beside {shift.reference_rows}"
+    kind = KINDS[shift.signal]
+    if kind is Kind.TEXT:
+        said = f"a classifier tells window from reference: area under its curve {shift.score:.3f}"
+    elif kind is Kind.VECTORS:
+        said = f"the means lie {shift.score:.3f} standard deviations apart"
+    elif kind is Kind.NUMBER:
+        said = (
+            f"mean {shift.candidate:.4g} against {shift.baseline:.4g}, distance of the "
+            f"distributions {shift.score:.3f}"
+        )
+    else:
+        what = {Kind.UNLIKE: "rows unlike the reference", Kind.LABEL: f"share of {shift.detail!r}"}
+        name = what.get(kind, "share")
+        said = f"{name} {shift.candidate:.3f} against {shift.baseline:.3f}"
+    return f"{shift.signal}: {said} (limit {shift.limit:.3f}; {chance}; {rows})"
+
+
+def _metrics(found: Sequence[Shift | Unmeasured], kept: Sequence[Kept]) -> list[MetricResult]:
+    metrics = []
+    for one in found:
+        if isinstance(one, Unmeasured):
+            metrics.append(MetricResult(one.signal, None, None, None, None, None, 0, None))
+            continue
+        metrics.append(
+            MetricResult(
+                name=one.signal,
+                baseline=one.baseline,
+                candidate=one.candidate,
+                delta=one.candidate - one.baseline,
+                ci_low=one.low,
+                ci_high=one.high,
+                n=one.window_rows,
+                passed=not one.drifted,
+            )
+        )
+    for level in kept:
+        values = (None, level.value, None, None, None)
+        metrics.append(MetricResult(level.sla.name, *values, level.rows, level.passed))
+    return metrics

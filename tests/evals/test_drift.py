@@ -1,0 +1,246 @@
+"""Looks at a made-up request log: what is found, what is not, what is said, what is kept."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.drift import look, traffics
+from evals.drift_plan import DriftPlan, Watched
+from evals.records import Decision, Verdict
+from evals.spending import LEVEL, come_in
+from evals.vectors import Embedder
+from evals.verdicts import verdicts_on
+from evals.windows import Period, Traffic, read_window
+from gateway.database import Conflict
+from tests.evals.drift_log import DriftHome, Made
+from tests.evals.word_vectors import KEY, word_vectors
+
+PLAN = DriftPlan(least_rows=200, hours=24 * 30)
+WATCHED = Watched(prompt="assistant", question="question", passages="passages")
+
+
+@contextmanager
+def home_in(folder: Path, **given: Any) -> Iterator[DriftHome]:
+    home = DriftHome(folder / "home", **{"plan": PLAN, **given})
+    try:
+        yield home
+    finally:
+        home.database.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[DriftHome]:
+    """A home with a reference, and nothing after it."""
+    with home_in(tmp_path) as made:
+        made.add(600)
+        made.pin()
+        yield made
+
+
+def looked(home: DriftHome) -> Verdict:
+    """A look at the one version that is there."""
+    (traffic,) = traffics(home.watch, WATCHED)
+    return look(home.watch, traffic)
+
+
+def failed(verdict: Verdict) -> set[str]:
+    return {metric.name for metric in verdict.metrics if metric.passed is False}
+
+
+def test_steady_traffic_is_held_with_a_report_and_its_numbers(home):
+    home.add(250)
+    verdict = looked(home)
+    assert (verdict.subject, verdict.decision) == ("drift:assistant@3", Decision.HOLD)
+    assert not failed(verdict)
+    assert verdict.reasons[0].startswith("nothing found: 15 signals of 250 requests beside 600 of")
+    assert any("embeddings not compared" in reason for reason in verdict.reasons)
+    evidence = verdict.evidence
+    assert evidence["window_rows"] == 250
+    assert evidence["reference_rows"] == 600
+    # A classifier is judged on one half of all users, whichever side they are on.
+    assert 90 < evidence["scores"]["question_text"]["window_rows"] < 160
+    assert evidence["scores"]["cost_usd"]["reference_rows"] == 600
+    report = Path(evidence["report"])
+    text = report.read_text()
+    assert report.stat().st_mode & 0o077 == 0
+    assert "question_language" in text
+    with home.database.session() as session:
+        assert verdicts_on(session, verdict.subject) == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (Made(german=0.3), {"question_language", "answer_language"}),
+        (Made(refused=0.2), {"answer_refused"}),
+        (Made(empty=0.4), {"retrieval_empty"}),
+        (Made(words=60), {"answer_words", "answer_length", "output_tokens", "cost_usd"}),
+        (Made(german=1.0), {"question_text", "answer_text"}),
+        (Made(failed=0.3), {"sla_failed"}),
+    ],
+    ids=["language", "refusals", "retrieval", "length", "text", "failures"],
+)
+def test_what_drifts_is_found_by_its_signal(home, made, found):
+    home.add(300, made)
+    verdict = looked(home)
+    assert verdict.decision is Decision.ALERT
+    assert found <= failed(verdict)
+    named = {reason.partition(":")[0] for reason in verdict.reasons}
+    assert failed(verdict) <= named
+    metrics = {metric.name: metric for metric in verdict.metrics}
+    for name in found - {"sla_failed"}:
+        assert (metrics[name].ci_low or 0) > 0
+        assert verdict.evidence["scores"][name]["chance"] < verdict.evidence[LEVEL]
+    assert Path(verdict.evidence["report"]).name.endswith("-alert.html")
+
+
+def test_a_report_has_words_that_tell_and_no_text_of_anybody(home):
+    home.add(300, Made(german=1.0))
+    text = Path(looked(home).evidence["report"]).read_text()
+    assert "characteristic words" in text
+    assert "protokoll" in text
+    assert "characteristic examples" not in text
+    rows = read_window(home.reader, home.traffic, Period(0, 2**52, 2000))
+    texts = [*rows["question"], *rows["answer"]]
+    assert len(texts) == 1800
+    assert not [one for one in texts if one in text and len(one.split()) > 3]
+
+
+def test_a_new_topic_is_found_by_embeddings_that_the_gateway_gives(tmp_path):
+    with word_vectors() as server, home_in(tmp_path) as home:
+        home.embedder = Embedder(server.url, "vectors", KEY)
+        home.add(600)
+        home.pin()
+        home.add(300)
+        steady = looked(home)
+        assert steady.decision is Decision.HOLD, steady.reasons
+        assert {"question_unlike", "answer_embedding"} <= {one.name for one in steady.metrics}
+        home.add(300, Made(cooking=0.2))
+        drifted = looked(home)
+        assert drifted.decision is Decision.ALERT
+        assert {"question_unlike", "answer_unlike"} & failed(drifted)
+        assert {"question_embedding", "answer_embedding"} & failed(drifted)
+        server.status = 503
+        home.add(300)
+        without = looked(home)
+        assert any("answers 503: " in reason for reason in without.reasons)
+        assert "question_unlike" not in {one.name for one in without.metrics}
+        assert "question_words" in {one.name for one in without.metrics}
+
+
+def test_too_few_requests_are_said_and_cost_nothing(home):
+    home.add(120)
+    verdict = looked(home)
+    assert verdict.decision is Decision.HOLD
+    assert "too few requests: 120 since" in verdict.reasons[0]
+    assert "needs 200" in verdict.reasons[0]
+    assert verdict.metrics == ()
+    assert LEVEL not in verdict.evidence
+    home.add(100)
+    assert looked(home).evidence["window_rows"] == 220
+
+
+def test_the_window_is_what_came_in_and_reaches_back_for_the_rest(home):
+    home.add(300)
+    first = looked(home)
+    assert first.evidence["window_rows"] == 300
+    assert looked(home).reasons == ("no request came in since the look before",)
+    home.add(50)
+    second = looked(home)
+    assert second.evidence["window_rows"] == 200
+    assert second.evidence["since"] < first.evidence["until"] < second.evidence["until"]
+    home.add(260)
+    third = looked(home)
+    assert third.evidence["window_rows"] == 260
+    assert third.evidence["since"] > second.evidence["until"]
+
+
+def test_looks_share_the_months_budget(home):
+    levels = []
+    for _ in range(3):
+        home.add(210)
+        levels.append(looked(home).evidence[LEVEL])
+    assert sum(levels) == pytest.approx(come_in(PLAN.alarms, home.moment))
+    assert levels[0] > levels[1] > 0
+
+
+def test_without_a_reference_it_is_said(tmp_path):
+    with home_in(tmp_path) as home:
+        home.add(250)
+        verdict = looked(home)
+        assert verdict.decision is Decision.HOLD
+        assert "no reference is pinned; pin one: llmops drift reference pin" in verdict.reasons[0]
+
+
+def test_versions_and_tenants_are_told_apart(home):
+    each = Watched(prompt="assistant", tenants="each", question="question")
+    home.add(210, Made(version="4", tenant="acme"))
+    home.add(205, Made(version="4", tenant="umbrella"))
+    home.pin(replace(home.traffic, tenant="umbrella"))
+    home.add(220, Made(version="4", tenant="umbrella", refused=0.4))
+    found = {one.subject: one for one in traffics(home.watch, each)}
+    assert set(found) == {
+        "drift:assistant@3:acme", "drift:assistant@4:acme", "drift:assistant@4:umbrella"
+    }  # fmt: skip
+    together = {one.subject for one in traffics(home.watch, WATCHED)}
+    assert together == {"drift:assistant@3", "drift:assistant@4"}
+    verdict = look(home.watch, found["drift:assistant@4:umbrella"])
+    assert verdict.evidence["window_rows"] == 220
+    assert "answer_refused" in failed(verdict)
+    assert verdict.evidence["tenant"] == "umbrella"
+    missing = look(home.watch, found["drift:assistant@4:acme"])
+    assert missing.reasons[0].startswith("assistant:acme: no reference is pinned")
+
+
+def test_a_model_is_watched_by_its_requests_without_a_prompt(home):
+    traffic = Traffic(model="small")
+    assert traffic.subject == "drift:model:small"
+    assert look(home.watch, traffic).reasons[0].startswith("model:small: no reference")
+
+
+def test_one_user_alone_does_not_drift_by_being_many(home):
+    """300 requests of one user are no 300 users: where users are too few, rows count as such."""
+    home.add(300, Made(user="robot"))
+    verdict = looked(home)
+    assert verdict.decision is Decision.HOLD
+
+
+def test_a_level_that_cannot_be_measured_takes_no_other_along(home, monkeypatch):
+    def broken(*_arguments: object) -> None:
+        raise ValueError("no words in it")
+
+    monkeypatch.setattr("evidently.legacy.utils.data_drift_utils.roc_auc_domain_classifier", broken)
+    home.add(300, Made(refused=0.3))
+    verdict = looked(home)
+    assert "answer_refused" in failed(verdict)
+    metrics = {metric.name: metric for metric in verdict.metrics}
+    assert metrics["question_text"].passed is None
+    assert any("question_text: could not be measured: ValueError" in one for one in verdict.reasons)
+
+
+def test_two_looks_at_one_subject_at_once_are_refused(home):
+    run = home.folder / "run"
+    run.mkdir(exist_ok=True)
+    with (run / "drift%3Aassistant%403.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Conflict, match="a look at drift:assistant@3 is under way"):
+            look(home.watch, replace(home.traffic, version="3"))
+
+
+def test_of_uneventful_looks_only_the_newest_report_is_kept(home):
+    home.add(250)
+    first = Path(looked(home).evidence["report"])
+    home.add(250, Made(refused=0.4))
+    alert = Path(looked(home).evidence["report"])
+    assert not first.exists()
+    home.moment += timedelta(minutes=1)
+    home.add(250)
+    last = Path(looked(home).evidence["report"])
+    assert alert.exists()
+    assert last.exists()
