@@ -93,6 +93,7 @@ def parts_of(configuration: Configuration, stack: Stack, settings: Settings) -> 
     gateway = _gateway(configuration, [part.name for part in parts])
     parts += [_admin(configuration), gateway, *_shipper(stack, settings)]
     parts += _controller(configuration, stack, settings)
+    parts += _schedule(configuration, stack, settings)
     return parts
 
 
@@ -283,9 +284,9 @@ def _admin(configuration: Configuration) -> Part:
     return Part(
         name="admin",
         command=(*PYTHON, "gateway.admin"),
-        check=f"http://{_reachable(host)}:{port}/health/live",
+        check=f"http://{reachable(host)}:{port}/health/live",
         address=(host, port),
-        url=f"http://{_reachable(host)}:{port}",
+        url=f"http://{reachable(host)}:{port}",
         memory_mb=200,
         start_seconds=30,
     )
@@ -323,16 +324,32 @@ def _controller(configuration: Configuration, stack: Stack, settings: Settings) 
     ]
 
 
+def _schedule(configuration: Configuration, stack: Stack, settings: Settings) -> list[Part]:
+    if not stack.schedule.enabled or not (configuration.schedule or configuration.triggers):
+        return []
+    return [
+        Part(
+            name="schedule",
+            command=(*PYTHON, "deploy.schedule"),
+            check=(settings.home / "run" / "schedule.alive").as_uri(),
+            needs=("gateway",),
+            memory_mb=100,
+            start_seconds=60,
+            stop_seconds=30,
+        )
+    ]
+
+
 def _gateway(configuration: Configuration, needs: list[str]) -> Part:
     host, port = configuration.server.host, configuration.server.port
     return Part(
         name="gateway",
         command=(*PYTHON, "gateway.worker"),
-        check=f"http://{_reachable(host)}:{port}/health/ready",
+        check=f"http://{reachable(host)}:{port}/health/ready",
         environment={"MALLOC_ARENA_MAX": "2"},  # threads' arenas are not given back
         needs=tuple(needs),
         address=(host, port),
-        url=f"http://{_reachable(host)}:{port}/v1",
+        url=f"http://{reachable(host)}:{port}/v1",
         memory_mb=160,
         copies=configuration.server.workers,
         start_seconds=30,
@@ -340,6 +357,6 @@ def _gateway(configuration: Configuration, needs: list[str]) -> Part:
     )
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """The address by which this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(host, host)

@@ -7,14 +7,17 @@ Every key with its type, its default and its meaning, which stands in the sectio
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic_core import PydanticUndefined
 
+from deploy.schedule_plan import SchedulePlan
 from deploy.stack import Stack
+from evals.drift_plan import DriftPlan
 from gateway.configuration import Configuration
+from pipelines.trigger_rules import Triggers
 
 HEAD = """# Configuration
 
@@ -36,14 +39,21 @@ and `/health/ready` says what is wrong with it. This page is written by
 | `LLMOPS_ENGINE_PYTHON` | interpreter of vLLM's environment; `.venv-engine/bin/python` |
 | what `api_key_env` names | API key of an upstream |
 """
+OWNED: Sequence[tuple[str, str, type[BaseModel]]] = (
+    ("drift", "whose traffic is watched", DriftPlan),
+    ("schedule", "what runs by itself", SchedulePlan),
+    ("triggers", "what verdicts start", Triggers),
+    ("stack", "the local stack", Stack),
+)
 _ATTRIBUTE = re.compile(r"^    (\w[\w, ]*): (.*?)(?=^    \w[\w, ]*: |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def page() -> str:
     """The whole page, as Markdown."""
     sections = "\n".join(_section("", Configuration))
-    return f"{HEAD}\n{sections}\n## `stack` (the local stack)\n" + "\n".join(
-        _section("stack.", Stack, heading=False)
+    return f"{HEAD}\n{sections}\n" + "\n".join(
+        f"## `{name}` ({about})\n" + "\n".join(_section(f"{name}.", kind, heading=False))
+        for name, about, kind in OWNED
     )
 
 
@@ -69,8 +79,10 @@ def _section(prefix: str, model: type[BaseModel], *, heading: bool = True) -> It
         if f"{prefix}{name}" == "stack":  # its keys have a part of their own
             continue
         text = meanings.get(name) or field.description or ""
-        shown = _default(field)
-        rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {text} |")
+        is_span = any(isinstance(one, BeforeValidator) for one in field.metadata)
+        kind = "time span" if is_span else _type(field.annotation)
+        shown = _span(field) if is_span else _default(field)
+        rows.append(f"| `{prefix}{name}` | {kind} | {shown} | {text} |")
     if rows:
         yield "| key | type | default | meaning |\n| --- | --- | --- | --- |"
         yield "\n".join(rows) + "\n"
@@ -120,6 +132,10 @@ def _default(field: Any) -> str:
     if field.default is None:
         return "none"
     return f"`{field.default}`" if field.default not in ((), {}) else "empty"
+
+
+def _span(field: Any) -> str:
+    return "required" if field.is_required() else f"`{field.default / 3600:g}h`"
 
 
 if __name__ == "__main__":

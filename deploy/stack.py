@@ -107,6 +107,8 @@ class Stack(Section):
         shipper: the process that moves the spool into the request log's table.
         controller: the process that loads adapters on the engine's replicas and decides
             experiments; it runs where `mlflow.tracking_uri` is set.
+        schedule: the process that runs jobs when they are due, and lets verdicts trigger what the
+            rules say; it runs where `schedule` or `triggers` says something.
         models_dir: where converted models are kept; LLMOPS_HOME/models by default. Several
             installations may share one.
     """
@@ -117,6 +119,7 @@ class Stack(Section):
     embeddings: Switch = Switch()
     shipper: Switch = Switch()
     controller: Switch = Switch()
+    schedule: Switch = Switch()
     models_dir: Path | None = None
 
 

@@ -1,0 +1,117 @@
+"""Jobs as processes: a command of `llmops` with the lowest priority, one of each job at a time.
+
+A job that computes leaves the processors to the gateway beside it: it is given what nobody else
+wants, and one thread.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from deploy.clock import Clock
+from deploy.scheduled_runs import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Firing,
+    ScheduledRuns,
+    UnderWay,
+)
+from gateway.settings import Settings
+
+PASSED = (0, 100)  # 100: a gate said no, or there is an alarm; the job did its work
+LOWEST = "19"
+STOP_SECONDS = 10.0
+TAIL_BYTES = 2000
+TAIL_LINES = 5
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs commands of `llmops`, one of each job at a time."""
+
+    def __init__(self, settings: Settings, runs: ScheduledRuns, clock: Clock):
+        self._settings = settings
+        self._runs = runs
+        self._clock = clock
+
+    async def run(self, firing: Firing) -> int | None:
+        """Run it to its end; the exit code, None if it was ended.
+
+        Raises: UnderWay, with a row that says so.
+        """
+        try:
+            with self._runs.place(firing.job) as place:
+                return await self._run(firing, place)
+        except UnderWay as error:
+            self._runs.refuse(firing, str(error))
+            raise
+
+    async def _run(self, firing: Firing, place: int) -> int | None:
+        run_id = self._runs.begin(firing)
+        output = output_of(self._settings.home, firing.job)
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state, exit_code, message = INTERRUPTED, None, "the schedule was stopped"
+        try:
+            with output.open("wb") as file:
+                process = await asyncio.create_subprocess_exec(
+                    "nice", "-n", LOWEST, sys.executable, "-P", "-m", "deploy.cli",
+                    *firing.command,
+                    stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=file,
+                    env={**self._settings.environ, **ONE_THREAD},
+                    start_new_session=True, pass_fds=(place,),
+                )  # fmt: skip
+            exit_code = await _ended(process, self._clock.real_seconds(firing.timeout_seconds))
+            state = DONE if exit_code in PASSED else FAILED
+            message = tail(output)
+            if exit_code is None:
+                message = f"ended after its timeout of {firing.timeout_seconds:g} s"
+        except OSError as error:
+            state, message = FAILED, f"cannot be started: {error}"
+        finally:
+            self._runs.end(run_id, state, exit_code, message)
+        _log.info("%s: %s (exit code %s)", firing.job, state, exit_code)
+        return exit_code
+
+
+async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int | None:
+    """Its exit code; None if it had to be ended. Whoever cancels ends it, too."""
+    try:
+        return await asyncio.wait_for(process.wait(), seconds)
+    except TimeoutError:
+        await _end(process)
+        return None
+    except asyncio.CancelledError:
+        await asyncio.shield(_end(process))
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), seconds)
+            return
+
+
+def output_of(home: Path, job: str) -> Path:
+    """Where the output of a job's latest run is."""
+    return home / "logs" / f"job-{quote(job, safe='')}.log"
+
+
+def tail(output: Path) -> str:
+    """The last lines of a run's output."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - TAIL_BYTES, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-TAIL_LINES:])

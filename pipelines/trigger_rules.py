@@ -1,0 +1,171 @@
+"""The `triggers` section of the configuration: which verdict starts what."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from evals.records import Verdict
+from gateway.section import Name, Section, Span, Url
+
+PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
+Severity = Literal["critical", "error", "warning", "info"]
+
+
+class When(Section):
+    """Which verdicts a rule is for; all of it must fit.
+
+    Attributes:
+        subject: pattern of the verdict's subject, such as `drift:assistant@*`.
+        decision: one of these.
+        metric: pattern of a metric; one that fits it must have failed.
+    """
+
+    subject: str = "*"
+    decision: tuple[Literal["promote", "hold", "reject", "alert"], ...] = ("alert", "reject")
+    metric: str | None = None
+
+    def fits(self, verdict: Verdict) -> str | None:
+        """Why the verdict fits, in words; None if it does not."""
+        if (
+            not fnmatchcase(verdict.subject, self.subject)
+            or verdict.decision.value not in self.decision
+        ):
+            return None
+        said = f"{verdict.subject} is {verdict.decision.value}"
+        if self.metric is None:
+            return said
+        failed = [one.name for one in verdict.metrics if one.passed is False]
+        fitting = [name for name in failed if fnmatchcase(name, self.metric)]
+        return f"{said} and {', '.join(fitting)} failed" if fitting else None
+
+    def is_over(self, verdict: Verdict) -> str | None:
+        """Why a verdict on the same subject says that it is well again, in words, or None.
+
+        One that decides nothing (too few rows, no reference) does not say so.
+        """
+        if (
+            not fnmatchcase(verdict.subject, self.subject)
+            or verdict.decision.value in self.decision
+        ):
+            return None
+        pattern = self.metric or "*"
+        known = [
+            one
+            for one in verdict.metrics
+            if one.passed is not None and fnmatchcase(one.name, pattern)
+        ]
+        if not known or not all(one.passed for one in known):
+            return None
+        return f"{verdict.subject} is {verdict.decision.value}, and {len(known)} metrics passed"
+
+
+class Webhook(Section):
+    """A POST in Slack's shape, signed.
+
+    Attributes:
+        url: where to, or
+        url_env: environment variable with the address, where that is a secret, as Slack's are.
+    """
+
+    url: Url | None = None
+    url_env: str | None = None
+
+    @model_validator(mode="after")
+    def _one_address(self) -> "Webhook":
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("give either url or url_env")
+        return self
+
+
+class PagerDuty(Section):
+    """An incident: triggered by a verdict, resolved by a later one that is well.
+
+    Attributes:
+        routing_key_env: environment variable with the integration's key.
+        url: of the Events API v2.
+        severity: of the incident.
+    """
+
+    routing_key_env: str
+    url: Url = PAGERDUTY
+    severity: Severity = "error"
+
+
+class Rule(Section):
+    """One rule; it does one thing.
+
+    Attributes:
+        name: unique; what was sent is remembered under it.
+        webhook: post a message, or
+        pagerduty: open and resolve an incident, or
+        evaluation: arguments of `llmops`, such as `[evals, run, assistant]`, or
+        pipeline: name of a model's spec, which is trained anew.
+        cooldown: a subject triggers the rule at most once in this time.
+    """
+
+    name: Name
+    when: When = When()
+    webhook: Webhook | None = None
+    pagerduty: PagerDuty | None = None
+    evaluation: tuple[str, ...] | None = Field(None, min_length=1)
+    pipeline: Name | None = None
+    cooldown: Span = 6 * 3600.0
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "Rule":
+        given = (self.webhook, self.pagerduty, self.evaluation, self.pipeline)
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give one of webhook, pagerduty, evaluation and pipeline")
+        return self
+
+    @property
+    def command(self) -> Sequence[str] | None:
+        """Arguments of `llmops`, if the rule starts a command."""
+        if self.pipeline is not None:
+            return ("train", "llm", self.pipeline)
+        return self.evaluation
+
+    @property
+    def address(self) -> str | None:
+        """Where it sends to, as far as the file says."""
+        if self.pagerduty is not None:
+            return self.pagerduty.url
+        return self.webhook.url if self.webhook is not None else None
+
+
+class Triggers(Section):
+    """The whole section.
+
+    Attributes:
+        hosts: where messages may go to, each `host` or `host:port`; nothing else is ever called.
+        attempts: how often a message is sent before it is given up.
+        look_back: verdicts that are older when they are first seen trigger nothing.
+    """
+
+    hosts: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    attempts: int = Field(8, ge=1, le=50)
+    look_back: Span = 24 * 3600.0
+
+    @model_validator(mode="after")
+    def _rules_fit(self) -> "Triggers":
+        names = [rule.name for rule in self.rules]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"rules: {', '.join(twice)}: a name that is there twice")
+        for rule in self.rules:
+            if rule.address is not None and not self.allows(rule.address):
+                raise ValueError(
+                    f"rules: {rule.name}: {urlsplit(rule.address).netloc} is not among hosts"
+                )
+        return self
+
+    def allows(self, url: str) -> bool:
+        """Whether messages may go to `url`."""
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and (
+            parts.netloc in self.hosts or (parts.port is None and parts.hostname in self.hosts)
+        )
