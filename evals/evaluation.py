@@ -19,6 +19,7 @@ from evals.metrics import (
     LEAST_COVERAGE,
     Instruments,
     Metric,
+    canonical,
     carries,
     metrics_named,
     scores_of,
@@ -99,7 +100,7 @@ class Evaluation:
     def values(self, metric: str) -> list[float | None]:
         """The metric's value of each case: the mean over its seeds, as far as they have one."""
         means: list[float | None] = []
-        for scores in self.scores[metric]:
+        for scores in self.scores[canonical(metric)]:
             known = [score.value for score in scores if score.value is not None]
             means.append(sum(known) / len(known) if known else None)
         return means

@@ -4,9 +4,10 @@ from.
 One JSON object a line, `{"key", "at", "value"}`, appended in one write as it comes. A line that a
 crash tore is passed over. Whoever finishes removes the file: the next evaluation measures anew.
 What is older than `MOST_HOURS` is not taken up again: the model behind the alias may be another by
-then.
+then. One at a time has it: a second one would pay for what the first is paying for.
 """
 
+import fcntl
 import hashlib
 import os
 import time
@@ -20,15 +21,22 @@ import orjson
 MOST_HOURS = 24
 
 
+class JournalInUse(RuntimeError):
+    """Another evaluation keeps its journal there."""
+
+
 class Journal:
-    """The journal at `path`; a context manager. Its methods may be called from any thread."""
+    """The journal at `path`; a context manager. Its methods may be called from any thread.
+
+    Raises: JournalInUse.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = _locked(path)
         self._kept = _read(path)
         self.found = len(self._kept)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if self._torn():
             os.write(self._file, b"\n")
 
@@ -77,9 +85,28 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+def _locked(path: Path) -> int:
+    """The file, opened and held. Who had it may have removed it in this moment: look again."""
+    while True:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is(file, path):
+                return file
+        except OSError as error:
+            os.close(file)
+            raise JournalInUse(f"{path}: an evaluation is under way; wait for its end") from error
+        os.close(file)
+
+
+def _is(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     oldest, kept = time.time() - MOST_HOURS * 3600, dict[str, Any]()
     for line in path.read_bytes().splitlines():
         try:

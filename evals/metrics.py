@@ -34,7 +34,7 @@ from evals.vectors import VectorsUnavailable
 LEAST_COVERAGE = 0.2
 _log = logging.getLogger(__name__)
 ALIASES: Mapping[str, str] = {
-    "bleu_score": "bleu", "rouge_score": "rouge", "chrf_score": "chrf",
+    "exact": "exact_match", "bleu_score": "bleu", "rouge_score": "rouge", "chrf_score": "chrf",
     "non_llm_string_similarity": "string_similarity", "embedding_similarity": "semantic_similarity",
 }  # fmt: skip
 LACKING: Mapping[str, str] = {
@@ -74,9 +74,14 @@ class Metric:
     reads: bool = True
 
 
+def canonical(name: str) -> str:
+    """The one name of a metric that has several."""
+    return ALIASES.get(name, name)
+
+
 def metric_named(name: str, judge: Judge | None = None) -> Metric:
     """The metric of that name. Raises ValueError that names those there are."""
-    name = ALIASES.get(name, name)
+    name = canonical(name)
     if name == JUDGE:
         needs = () if judge is None else needs_of(judge.prompt)
         return Metric(JUDGE, needs, partial(_judged, JUDGE), judged=True)
@@ -183,7 +188,7 @@ def _judged(name: str, samples: Samples, instruments: Instruments) -> list[Score
 
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    "exact": ("expected",), "exact_match": ("expected",), "contains": ("expected",),
+    "exact_match": ("expected",), "contains": ("expected",),
     "schema": ("schema",),
 }  # fmt: skip
 BOOKED = frozenset(("latency", "cost", "output_tokens"))

@@ -1,0 +1,155 @@
+"""What commands ask a prompt's cases with: the prompt, the gateway, a judge, and a progress bar."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deploy.commands.state import State
+from gateway.configuration import WILDCARD, Configuration, load_configuration
+from gateway.prompt_versions import PRODUCTION, label_of, versions_of
+from prompts.library import LIBRARY, load_prompt
+from prompts.prompt import Prompt
+
+if TYPE_CHECKING:
+    from evals.evaluation import Client, Say
+    from evals.judge import Judge
+
+EMBEDDINGS = "all-MiniLM-L6-v2"
+REPEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, and where it is from: a version of it, or a file that was not synced."""
+
+    prompt: Prompt
+    version: str | None
+    path: Path | None = None
+
+    @property
+    def called(self) -> str:
+        """For people."""
+        where = f"version {self.version}" if self.version else f"file {self.path}"
+        return f"{self.prompt.name} {where}"
+
+
+def prompt_of(state: State, name: str, which: str | None = None) -> Asked:
+    """A prompt of the state database by name and version or label; or one of a file.
+
+    Without `which`: the production version, else the newest. What was never synced is read from
+    the library; a name that ends in `.yaml` is a file's path.
+
+    Raises: NotFound, or ValueError or OSError of a file.
+    """
+    from pipelines.prompt_promotion import require_version
+
+    if name.endswith((".yaml", ".yml")):
+        return Asked(load_prompt(Path(name)), None, Path(name))
+    with state.database.session() as session:
+        versions = versions_of(session, name)
+        file = LIBRARY / f"{name}.yaml"
+        if which is None and not versions and file.exists():
+            return Asked(load_prompt(file), None, file)
+        if which is None and versions and label_of(session, name, PRODUCTION) is None:
+            which = versions[-1].version
+        row = require_version(session, name, which or PRODUCTION)
+        return Asked(row.prompt, row.version)
+
+
+def client_of(
+    state: State, *, api_key_env: str | None = None, judge: "Judge | None" = None
+) -> "Client":
+    """How this installation's gateway is asked.
+
+    Args:
+        api_key_env: environment variable with the key; else the local development key.
+    """
+    from evals.evaluation import Client
+
+    configuration = load_configuration(state.settings.config_path)
+    models = configuration.models
+    embeddings = EMBEDDINGS if EMBEDDINGS in models or WILDCARD in models else None
+    url, key = gateway_url(configuration), api_key_of(state, api_key_env)
+    return Client(url, key, embeddings=embeddings, judge=judge)
+
+
+def judge_of(
+    state: State, prompt: str, model: str | None = None, *, api_key_env: str | None = None
+) -> "Judge":
+    """The judge that a prompt (`NAME`, or `NAME@MODEL`) and a model are."""
+    from evals.judge import Judge
+
+    name, _, named = prompt.partition("@")
+    asked = prompt_of(state, name).prompt
+    configuration = load_configuration(state.settings.config_path)
+    return Judge(
+        url=gateway_url(configuration),
+        model=model or named or asked.model,
+        prompt=asked,
+        api_key=api_key_of(state, api_key_env),
+        embeddings=EMBEDDINGS,
+    )
+
+
+def gateway_url(configuration: Configuration) -> str:
+    """Up to and with `/v1`."""
+    from deploy.parts import reachable
+
+    server = configuration.server
+    return f"http://{reachable(server.host)}:{server.port}/v1"
+
+
+def api_key_of(state: State, api_key_env: str | None) -> str:
+    """A key of the gateway. Raises ValueError that says where one is looked for."""
+    from deploy.ready import KEY_FILE
+
+    if api_key_env is not None:
+        key = state.settings.secret_value(api_key_env)
+        if not key:
+            raise ValueError(f"{api_key_env}: the environment has no key of the gateway by it")
+        return key
+    file = state.settings.home / KEY_FILE
+    if not file.exists():
+        raise ValueError(
+            f"{file}: no key of the gateway there (llmops up makes one); name an environment "
+            "variable that has one with --api-key-env"
+        )
+    return file.read_text().strip()
+
+
+@contextmanager
+def shown_progress() -> "Iterator[Say]":
+    """Shows on standard error how far an evaluation is: a bar, or lines where nobody looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console).say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def say(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield say
+
+
+class _Lines:
+    """A line when something new begins or ends, and now and then meanwhile."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._said, self._moment = "", 0.0
+
+    def say(self, what: str, done: int, total: int) -> None:
+        lately = time.monotonic() - self._moment < REPEAT_SECONDS
+        if what == self._said and lately and done < total:
+            return
+        self._said, self._moment = what, time.monotonic()
+        self._console.print(f"{what} {done}/{total}", markup=False, highlight=False)
