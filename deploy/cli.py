@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "promote": Subcommand("promote", "Make a model version the champion of an alias."),
         "rollback": Subcommand("rollback", "Go back to the champion before, at once."),
         "prompts": Subcommand("prompts", "Prompts of the library: versions, labels, evaluations."),
+        "evals": Subcommand("evals", "Evaluate prompts, make golden cases, calibrate judges."),
         "drift": Subcommand("drift", "Compare recent traffic with a pinned reference."),
         "schedule": Subcommand("schedule", "Run evaluations and drift checks when they are due."),
         "audit": Subcommand("audit", "Show who changed what, when and why."),

@@ -37,6 +37,10 @@ class JudgeRefused(ValueError):
     """A judge that a gate may not believe; the message has its figures."""
 
 
+class NothingJudged(RuntimeError):
+    """A judge that said nothing of any answer; the message has the first reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledAnswer:
     """An answer and what people say of it."""
@@ -75,19 +79,24 @@ def calibrate(
     """The verdict on a judge, and what it said of each answer.
 
     An answer that it could not judge counts as judged wrongly.
+
+    Raises: NothingJudged where it could not judge one: then it was hardly there.
     """
     judge = instruments.judge
     assert judge is not None
     threshold = THRESHOLDS.get(metric, SUPPORTED)
     samples = [(one.case, one.answer) for one in labelled]
     scores = scores_of(metric_named(metric, judge), samples, instruments)
+    failed = sum(score.value is None for score in scores)
+    if failed == len(scores):
+        reason = scores[0].reason if scores else "there are no answers"
+        raise NothingJudged(f"{judge.model} could not judge one answer: {reason}")
     labels = [one.supported for one in labelled]
     said = [
         not label if score.value is None else score.value >= threshold
         for score, label in zip(scores, labels, strict=True)
     ]
     found = kappa(said, labels)
-    failed = sum(score.value is None for score in scores)
     passed = _good(found)
     results = (
         MetricResult(KAPPA, 0.0, found.value, found.value, found.low, found.high, found.n, passed),

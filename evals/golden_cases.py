@@ -11,7 +11,7 @@ the prompt's variable for `user_input`.) A broken line is an error that names fi
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ from prompts.template import RenderFailed
 
 GOLDEN = Path(__file__).parent / "golden"
 Known = Mapping[str, Any]
+
+
+class CaseRefused(ValueError):
+    """A case that does not belong into the file; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +80,34 @@ def golden_path(name: str) -> Path:
     return packaged if packaged.exists() else Path(name)
 
 
-def add_golden(path: Path, case: GoldenCase) -> None:
-    """Append a case to a file, whole or not at all; the file is made if there is none.
+def add_golden(path: Path, case: GoldenCase, prompt: Prompt) -> GoldenCase:
+    """Append a case of the prompt to a file, whole or not at all, in the form of those there; the
+    file is made if there is none. Returns the case as it was written.
 
-    Raises: CasesUnreadable where the file has a broken line, or a case of that id.
+    Raises: CasesUnreadable where the file has a broken line; CaseRefused where it has the case, or
+        one that asks the same, or where all others say what is expected.
     """
     known = load_golden(path) if path.exists() and path.stat().st_size else []
-    if any(one.case_id == case.case_id for one in known):
-        raise CasesUnreadable(f"{path}: there is a case {case.case_id!r} already")
+    case = _as_those(known, case, prompt)
+    for one in known:
+        if one.case_id == case.case_id:
+            raise CaseRefused(f"{one.where}: the case {case.case_id} is there already")
+        if (one.variables, one.messages) == (case.variables, case.messages):
+            raise CaseRefused(f"{one.where}: {one.case_id} asks the same already")
+    if known and case.expected is None and all(one.expected is not None for one in known):
+        raise CaseRefused(f"{path}: every case there says what is expected; say it with --expected")
     before = path.read_bytes() if path.exists() else b""
     if before and not before.endswith(b"\n"):
         before += b"\n"
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_bytes(before + orjson.dumps(case.row()) + b"\n")
+        if path.exists():
+            fresh.chmod(path.stat().st_mode)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+    return case
 
 
 def case_for(prompt: Prompt, golden: GoldenCase) -> Case:
@@ -159,6 +174,13 @@ def schema_of(prompt: Prompt) -> Mapping[str, Any] | None:
         if isinstance(value, Mapping):
             return value
     return None
+
+
+def _as_those(known: Sequence[GoldenCase], case: GoldenCase, prompt: Prompt) -> GoldenCase:
+    """The case with rendered messages, where the file has no variables."""
+    if not known or any(one.variables for one in known):
+        return case
+    return replace(case, messages=tuple(prompt.render(case.variables)), variables={})
 
 
 def _from_messages(prompt: Prompt, golden: GoldenCase) -> Mapping[str, Any]:

@@ -61,6 +61,11 @@ class Journal:
         line = orjson.dumps({"key": key, "at": int(time.time()), "value": value})
         os.write(self._file, line + b"\n")
 
+    def forget(self) -> None:
+        """Begin anew."""
+        os.ftruncate(self._file, 0)
+        self._kept, self.found = {}, 0
+
     def finish(self) -> None:
         """All is done and reported: nothing of it is wanted again."""
         self.path.unlink(missing_ok=True)

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deploy.commands.state import State
 from gateway.configuration import WILDCARD, Configuration, load_configuration
-from gateway.prompt_versions import PRODUCTION, label_of, versions_of
+from gateway.prompt_versions import PRODUCTION, PromptVersionRow, label_of, versions_of
 from prompts.library import LIBRARY, load_prompt
-from prompts.prompt import Prompt
+from prompts.prompt import Evaluation, Prompt
 
 if TYPE_CHECKING:
     from evals.evaluation import Client, Say
@@ -25,7 +25,7 @@ REPEAT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Found:
     """A prompt, and where it is from: a version of it, or a file that was not synced."""
 
     prompt: Prompt
@@ -35,13 +35,14 @@ class Asked:
     @property
     def called(self) -> str:
         """For people."""
-        where = f"version {self.version}" if self.version else f"file {self.path}"
+        where = f"version {self.version}" if self.version else f"({self.path})"
         return f"{self.prompt.name} {where}"
 
 
-def prompt_of(state: State, name: str, which: str | None = None) -> Asked:
+def prompt_of(state: State, name: str, which: str | None = None) -> Found:
     """A prompt of the state database by name and version or label; or one of a file.
 
+    How it is evaluated (cases, metrics, gate, fields) is no part of a version: its file says so.
     Without `which`: the production version, else the newest. What was never synced is read from
     the library; a name that ends in `.yaml` is a file's path.
 
@@ -50,16 +51,25 @@ def prompt_of(state: State, name: str, which: str | None = None) -> Asked:
     from pipelines.prompt_promotion import require_version
 
     if name.endswith((".yaml", ".yml")):
-        return Asked(load_prompt(Path(name)), None, Path(name))
+        return Found(load_prompt(Path(name)), None, Path(name))
     with state.database.session() as session:
         versions = versions_of(session, name)
         file = LIBRARY / f"{name}.yaml"
         if which is None and not versions and file.exists():
-            return Asked(load_prompt(file), None, file)
+            return Found(load_prompt(file), None, file)
         if which is None and versions and label_of(session, name, PRODUCTION) is None:
             which = versions[-1].version
         row = require_version(session, name, which or PRODUCTION)
-        return Asked(row.prompt, row.version)
+        prompt = row.prompt.model_copy(update={"evaluation": _evaluation(row)})
+        return Found(prompt, row.version)
+
+
+def _evaluation(row: PromptVersionRow) -> Evaluation:
+    """As the file says that the version is of, as far as it is here."""
+    for path in (Path(row.path), LIBRARY / f"{row.name}.yaml"):
+        if path.exists():
+            return load_prompt(path).evaluation
+    return Evaluation()
 
 
 def client_of(

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from deploy.commands.state import State, failed
 from gateway.configuration import load_configuration
 from gateway.request_log import LogReader
@@ -26,5 +28,7 @@ def looked_up() -> Iterator[None]:
     """End the command with a message where an engine, MLflow or a stage did not do its part."""
     try:
         yield
+    except typer.Exit:
+        raise  # a RuntimeError too, of a message that was said already
     except (RuntimeError, OSError) as error:
         raise failed(str(error)) from error

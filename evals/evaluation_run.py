@@ -1,0 +1,218 @@
+"""One evaluation from its order to its report: golden cases, or a window of the request log.
+
+Nothing is asked before all that is known to be wrong was said: a broken file of cases, a metric
+that there is not, a judge that no gate believes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy.orm import Session
+
+from evals.calibration import calibration_of, require_calibrated
+from evals.evaluation import Client, Evaluation, Say, evaluate_prompt, measured
+from evals.evaluation_page import page
+from evals.evaluation_report import EvaluationReport, markdown, table_of
+from evals.evaluation_verdict import SUBJECT, Requirement, beside, by_itself
+from evals.gate import Condition
+from evals.golden_cases import check_golden, golden_path, load_golden
+from evals.journal import MOST_HOURS, Journal, key_of
+from evals.logged import Window, evaluation_of
+from evals.metrics import metrics_named
+from gateway.request_log import LogReader
+from prompts.prompt import Prompt
+
+PAGE, TEXT, TABLE = "report.html", "report.md", "answers.json"
+KEPT_REPORTS = 50  # of a prompt
+DIGITS = 12
+
+
+class NothingAnswered(RuntimeError):
+    """Not one case was answered, so there is nothing to say of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt that is asked.
+
+    Attributes:
+        called: its name and version, for people.
+        subject: what a gate's verdict on it is on.
+    """
+
+    prompt: Prompt
+    called: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be evaluated.
+
+    Attributes:
+        baseline: what the gate compares with; None: the evaluation stands by itself.
+        metrics: their names.
+        cases: a file instead of the prompt's own; what is found then decides no label.
+    """
+
+    asked: Asked
+    client: Client
+    metrics: Sequence[str]
+    baseline: Asked | None = None
+    requirements: Sequence[Requirement] = ()
+    cases: str | None = None
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Of the prompt's gate, where it decides, and what is required."""
+        gate = self.asked.prompt.evaluation.gate if self.baseline is not None else ()
+        conditions = [Condition.model_validate(one) for one in gate]
+        return [*conditions, *(one.condition for one in self.requirements)]
+
+
+def check(session: Session, order: Order) -> list[str]:
+    """What is known of the judge of each metric that one is wanted for, in words.
+
+    Raises: ValueError for a metric that is none or wants a judge and has none; JudgeRefused where
+        the gate or a requirement would rest on a judge that was not found good.
+    """
+    judge, lines = order.client.judge, []
+    metrics = metrics_named(order.metrics, judge)
+    if not metrics:
+        raise ValueError(f"{order.asked.called}: it names no metrics; give some with --metrics")
+    for metric in metrics:
+        if metric.judged and judge is None:
+            raise ValueError(f"{metric.name}: a model judges it; say which: --judge PROMPT@MODEL")
+    require_calibrated(session, order.conditions, judge)
+    for metric in metrics:
+        if metric.judged and judge is not None:
+            verdict = calibration_of(session, metric.name, judge)
+            known = "never calibrated" if verdict is None else verdict.reasons[0]
+            lines.append(f"{metric.name} is judged by {judge.model}: {known}")
+    return lines
+
+
+def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) -> EvaluationReport:
+    """Ask the golden cases.
+
+    Raises: CasesUnreadable with file and line; NothingAnswered.
+    """
+    prompt, name = order.asked.prompt, order.cases or order.asked.prompt.evaluation.cases
+    if name is None:
+        raise ValueError(f"{order.asked.called}: it names no golden cases; give some with --cases")
+    path = golden_path(name)
+    golden = load_golden(path)
+    check_golden(prompt, golden)
+
+    def evaluated(one: Asked) -> Evaluation:
+        def said(what: str, done: int, total: int) -> None:
+            say(f"{one.called}: {what}", done, total)
+
+        found = evaluate_prompt(
+            one.prompt, golden, order.client, metrics=order.metrics, journal=journal, say=said
+        )
+        answers = [answer for row in found.answers for answer in row]
+        if all(answer.error is not None for answer in answers):
+            raise NothingAnswered(f"{one.called}: not one answer came: {answers[0].error}")
+        return found
+
+    candidate = evaluated(order.asked)
+    evidence = {
+        **_evidence(order),
+        "file": path.name,
+        "digest": key_of([one.row() for one in golden])[:DIGITS],
+    }
+    source = f"{len(golden)} golden cases of {path.name}"
+    if order.baseline is None:
+        verdict = by_itself(candidate, _subject(prompt), order.requirements, evidence)
+        return EvaluationReport(order.asked.called, source, candidate, verdict, None, judges)
+    base = evaluated(order.baseline)
+    subject = order.asked.subject if order.cases is None else _subject(prompt)
+    verdict = beside(
+        (subject, candidate), (order.baseline.subject, base), order.conditions, evidence
+    )
+    compared = order.baseline.called, base
+    return EvaluationReport(order.asked.called, source, candidate, verdict, compared, judges)
+
+
+def of_window(
+    order: Order,
+    judges: Sequence[str],
+    log: tuple[LogReader, Window],
+    progress: tuple[Journal, Say],
+) -> EvaluationReport:
+    """Measure the answers that the log has; nothing is asked but judges."""
+    (reader, window), (journal, say) = log, progress
+    prompt = order.asked.prompt
+    logged = evaluation_of(reader, prompt, window)
+    metrics = metrics_named(order.metrics, order.client.judge)
+    found = measured(logged, metrics, order.client, journal=journal, say=say)
+    since = f"{window.since:%Y-%m-%d %H:%M} UTC"
+    source = f"{len(found.cases)} logged requests since {since}"
+    evidence = {**_evidence(order), "since": window.since.isoformat(), "most": window.most}
+    subject = f"{SUBJECT}{prompt.name}/log" if window.version is None else f"{_subject(prompt)}/log"
+    verdict = by_itself(found, subject, order.requirements, evidence)
+    title = prompt.name if window.version is None else order.asked.called
+    return EvaluationReport(f"{title} in live traffic", source, found, verdict, None, judges, False)
+
+
+def keep(home: Path, report: EvaluationReport) -> Path:
+    """Write the report into a folder of its own; the oldest ones of the prompt are removed."""
+    verdict, name = report.verdict, report.evaluation.name
+    place = home / "evaluations" / name
+    folder = place / f"{verdict.created_at:%Y%m%dT%H%M%S}-{verdict.verdict_id[-6:]}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    columns, rows = table_of(report)
+    put(folder / TABLE, orjson.dumps({"columns": columns, "data": rows}))
+    put(folder / TEXT, markdown(report).encode())
+    put(folder / PAGE, page(report).encode())
+    for old in sorted(one for one in place.iterdir() if one.is_dir())[:-KEPT_REPORTS]:
+        for file in old.iterdir():
+            file.unlink()
+        old.rmdir()
+    return folder
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file that appears whole."""
+    fresh = path.with_name(f".{path.name}.{time.monotonic_ns()}")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def settle(journal: Journal, report: EvaluationReport) -> str | None:
+    """Forget what was paid for, unless something is to be asked again; says so."""
+    sides = [report.evaluation, *([report.baseline[1]] if report.baseline else [])]
+    answers = [one for side in sides for row in side.answers for one in row]
+    failed = sum(one.error is not None for one in answers) if report.spoken else 0
+    failed += sum(one.failed for one in report.summaries if metrics_named([one.name])[0].judged)
+    if not failed:
+        journal.finish()
+        return None
+    return (
+        f"{failed} answers or judgements failed; what was paid for is kept for {MOST_HOURS} hours, "
+        "so that the same command asks for the rest (--anew: for everything)"
+    )
+
+
+def _subject(prompt: Prompt) -> str:
+    return f"{SUBJECT}{prompt.name}@{prompt.content_hash[:DIGITS]}"
+
+
+def _evidence(order: Order) -> dict[str, Any]:
+    judge = order.client.judge
+    return {
+        "prompt": order.asked.prompt.name,
+        "content_hash": order.asked.prompt.content_hash,
+        "called": order.asked.called,
+        "model": order.asked.prompt.model,
+        "metrics": list(order.metrics),
+        **({} if judge is None else {"judge": f"{judge.prompt.name}@{judge.model}"}),
+    }
