@@ -33,7 +33,9 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "costs": Subcommand("costs", "Sum tokens and money; reconcile them with node-hours."),
         "feedback": Subcommand("feedback", "Read and check feedback."),
         "train": Subcommand("train", "Feedback to data set, training, gate and registry."),
-        "experiment": Subcommand("experiment", "Try a model version on live traffic."),
+        "experiment": Subcommand(
+            "experiment", "Try a version of a model or a prompt on live traffic."
+        ),
         "promote": Subcommand("promote", "Make a model version the champion of an alias."),
         "rollback": Subcommand("rollback", "Go back to the champion before, at once."),
         "prompts": Subcommand("prompts", "Prompts of the library: versions, labels, evaluations."),

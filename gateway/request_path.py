@@ -182,10 +182,12 @@ class InferenceEndpoint:
         if split is None or split.experiment_id is None or not asked.follows_production:
             return prompts.resolve(asked)
         assert work.key is not None and work.body is not None
-        user, episode = (_text(work.body.get(name)) for name in ("user", "episode_id"))
-        unit = unit_of(user or work.key.user_id, episode, work.key.key_id)
+        user, episode = (_short(work.body.get(name)) for name in ("user", "episode_id"))
+        record = work.record  # who asks is logged now: a refused rendering is this arm's doing
+        record.user, record.episode_id = user or record.user, episode
+        unit = unit_of(record.user, record.episode_id, work.key.key_id)
         variant = split.choose(work.key.tenant, unit)
-        work.record.variant, work.record.experiment = variant.name, split.experiment_id
+        record.variant, record.experiment = variant.name, split.experiment_id
         return prompts.resolve(asked, variant.prompt_version)
 
     def _validate(self, work: Inference) -> None:
@@ -365,3 +367,8 @@ def _passed(headers: Mapping[str, str]) -> HeaderList:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _short(value: Any) -> str | None:
+    """As much of it as a name may have; with more the request is refused later."""
+    return value[: wire.TEXT_BYTES] if isinstance(value, str) else None

@@ -56,6 +56,14 @@ def put_split(session: Session, split: Split) -> None:
     session.add(row)
 
 
+def drop_split(session: Session, alias: str) -> None:
+    """Take the split of an alias away, inside the caller's transaction; none is fine."""
+    next_version(session)
+    row = session.get(SplitRow, alias)
+    if row is not None:
+        session.delete(row)
+
+
 def all_splits(session: Session) -> Mapping[str, Split]:
     """Every split by its alias."""
     return {row.alias: split_of(row) for row in session.scalars(select(SplitRow))}

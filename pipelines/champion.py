@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from gateway.audit import Change, record
 from gateway.database import Conflict, Database, next_version, now
 from gateway.splits import find_split, put_split
-from gateway.variants import Arm, Split, Variant
+from gateway.variants import PROMPT_SPLIT, Arm, Split, Variant
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -142,6 +142,12 @@ def running_experiments(session: Session) -> list[ExperimentRow]:
     """All experiments under way, oldest first."""
     query = select(ExperimentRow).where(ExperimentRow.state == RUNNING)
     return list(session.scalars(query.order_by(ExperimentRow.experiment_id)))
+
+
+def model_experiments(session: Session) -> list[ExperimentRow]:
+    """Those under way that try a model's version; the others try a prompt's."""
+    running = running_experiments(session)
+    return [row for row in running if not row.alias.startswith(PROMPT_SPLIT)]
 
 
 def running_experiment(session: Session, alias: str) -> ExperimentRow | None:

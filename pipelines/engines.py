@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.splits import all_splits
+from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import Services, adapter_of, champion_of, running_experiments
 from pipelines.installation import Installation
 from pipelines.rollout import Replicas
@@ -27,6 +28,14 @@ class Engine:
     credential: str | None = None
 
 
+class NothingToLoad:
+    """Stands for the engines where a prompt's versions are tried: they serve any prompt."""
+
+    async def load(self, adapter: str, path: Path, within: float = 0) -> None:
+        """Never asked."""
+        raise AssertionError(f"{adapter}: a prompt has no adapter")
+
+
 def engine_of(installation: Installation, alias: str) -> Engine:
     """The engine that answers `alias`; ConfigurationError if no such model is configured."""
     upstream, _ = installation.upstream_of(alias)
@@ -37,6 +46,8 @@ def engine_of(installation: Installation, alias: str) -> Engine:
 
 def services_for(installation: Installation, alias: str) -> Services:
     """What moves the traffic of `alias`. Raises what `engine_of` raises."""
+    if alias.startswith(PROMPT_SPLIT):
+        return Services(installation.database, NothingToLoad())
     engine = engine_of(installation, alias)
     return Services(installation.database, Replicas(engine.urls, engine.credential))
 

@@ -21,30 +21,27 @@ from evals.verdicts import add_verdict
 from gateway.audit import Change, record, require_reason
 from gateway.database import Conflict, Database, now
 from gateway.errors import NotFound
-from gateway.splits import put_split
-from gateway.variants import Arm, Split, Variant
-from pipelines.candidate import lineage_of, require_candidate
+from gateway.splits import find_split, put_split
+from gateway.variants import PROMPT_SPLIT, Arm, Split
 from pipelines.champion import (
-    CHALLENGER,
-    CHAMPION,
     PROMOTE,
+    ROLLBACK,
     RUNNING,
-    Champion,
     Move,
     Services,
-    champion_of,
     find_version,
-    give_all_traffic,
     hold,
-    move_champion,
     new_salt,
     running_experiment,
     running_experiments,
 )
 from pipelines.findings import Finding, find, verdict_of
+from pipelines.model_title import ModelTitle
 from pipelines.observations import Observations
 from pipelines.plan import Plan
-from pipelines.tables import ExperimentRow, ModelVersionRow
+from pipelines.prompt_title import PromptTitle
+from pipelines.tables import ExperimentRow
+from pipelines.title import Entrants, Title
 
 PROMOTED, HELD, ROLLED_BACK, STOPPED = "promoted", "held", "rolled_back", "stopped"
 ENDS: Mapping[Decision, str] = {
@@ -85,6 +82,11 @@ class Ending:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+def title_of(alias: str) -> Title:
+    """The title that an experiment on `alias` is about: a prompt's, or a model's."""
+    return PromptTitle(alias) if alias.startswith(PROMPT_SPLIT) else ModelTitle(alias)
+
+
 async def start(services: Services, trial: Trial) -> ExperimentRow:
     """Begin an experiment, once every replica serves what its arms need.
 
@@ -94,17 +96,16 @@ async def start(services: Services, trial: Trial) -> ExperimentRow:
             is the champion already.
         RolloutFailed: an adapter cannot be loaded on every replica.
     """
+    title = title_of(trial.alias)
     with services.database.session() as session:
-        champion = champion_of(session, trial.alias)
-        needed = _adapters(session, trial, champion)
-    await _load(services, needed)
+        seen = _entrants(session, title, trial)
+    await _load(services, seen.adapters)
     with services.database.transaction() as session:
         hold(session)
-        if champion_of(session, trial.alias).version != champion.version:
+        if title.holder(session) != seen.holder:
             raise Conflict(f"{trial.alias}: its champion was moved meanwhile; start again")
-        _adapters(session, trial, champion)
-        row = _begin(session, trial, champion)
-    await _load(services, needed)  # from the commit on, the controller keeps them there
+        row = _begin(session, trial, _entrants(session, title, trial), new_salt())
+    await _load(services, seen.adapters)  # from the commit on, the controller keeps them there
     return row
 
 
@@ -125,10 +126,11 @@ async def conclude(services: Services, experiment_id: str, finding: Finding) -> 
     """
     with services.database.session() as session:
         row = find_experiment(session, experiment_id)
-        candidate = find_version(session, row.name, row.version)
+        candidate = find_version(session, row.name, row.version)  # None of a prompt's
+        subjects = title_of(row.alias).subjects(session, row)
     if row.state != RUNNING:
         return row
-    verdict = verdict_of(row, finding)
+    verdict = verdict_of(row, finding, subjects)
     if candidate is not None and verdict.decision is Decision.PROMOTE:
         await services.replicas.load(candidate.adapter, Path(candidate.adapter_path))
     with services.database.transaction() as session:
@@ -159,20 +161,29 @@ def stop(database: Database, experiment_id: str, reason: str, actor: str) -> Exp
     return row
 
 
+def stop_running(session: Session, alias: str, reason: str, actor: str) -> str | None:
+    """Stop what is under way on `alias`, in the caller's transaction under `hold`; its id."""
+    row = running_experiment(session, alias)
+    if row is None:
+        return None
+    end(session, row, Ending(STOPPED, reason, actor))
+    return row.experiment_id
+
+
 def end(session: Session, row: ExperimentRow, ending: Ending) -> None:
     """End a running experiment in the caller's transaction, under `hold`, with its audit row.
 
-    Where it is promoted, the candidate becomes champion; else all traffic goes back.
+    Where it is promoted, the candidate gets the title, and a watch on it begins if the plan says
+    so. Where a watch finds it bad, the title goes back. Else all traffic goes to who has it.
     """
-    verdict = ending.verdict
-    if verdict is not None:
-        add_verdict(session, verdict)
-        row.verdict_id = verdict.verdict_id
+    title, plan = title_of(row.alias), Plan.model_validate(row.plan)
+    if ending.verdict is not None:
+        add_verdict(session, ending.verdict)
+        row.verdict_id = ending.verdict.verdict_id
     before = row.state
     row.state, row.message, row.ended_at = ending.state, ending.message, now()
     session.flush()
-    measured = {} if verdict is None else {"metrics": [asdict(one) for one in verdict.metrics]}
-    evidence = {"verdict_id": row.verdict_id, **measured, **ending.evidence}
+    move = _move(title, session, row, ending)
     record(
         session,
         Change(
@@ -182,24 +193,16 @@ def end(session: Session, row: ExperimentRow, ending: Ending) -> None:
             reason=ending.message,
             before={"state": before},
             after={"state": row.state, "alias": row.alias, "version": row.version},
-            evidence=evidence,
+            evidence=_evidence(row, ending),
         ),
     )
-    if ending.state != PROMOTED:
-        give_all_traffic(session, row.alias, _adapter(row, CHAMPION))
+    if move is None:
+        title.give_all_traffic(session)
         return
-    move = Move(
-        kind=PROMOTE,
-        alias=row.alias,
-        name=row.name,
-        to_version=row.version,
-        actor=ending.actor,
-        reason=ending.message,
-        experiment_id=row.experiment_id,
-        verdict_id=row.verdict_id,
-        evidence=evidence,
-    )
-    move_champion(session, move)
+    split = find_split(session, row.alias)
+    title.move(session, move)
+    if move.kind == PROMOTE and plan.holdback and split is not None:
+        _watch(session, row, plan, split)
 
 
 def find_experiment(session: Session, experiment_id: str) -> ExperimentRow:
@@ -216,10 +219,11 @@ def under_way(database: Database) -> list[ExperimentRow]:
         return running_experiments(session)
 
 
-def latest(database: Database, alias: str, limit: int = 10) -> list[ExperimentRow]:
-    """The newest experiments on `alias`, newest first."""
-    query = select(ExperimentRow).where(ExperimentRow.alias == alias)
-    query = query.order_by(ExperimentRow.experiment_id.desc()).limit(limit)
+def latest(database: Database, alias: str | None, limit: int = 10) -> list[ExperimentRow]:
+    """The newest experiments on `alias` (None: on all), newest first."""
+    query = select(ExperimentRow).order_by(ExperimentRow.experiment_id.desc()).limit(limit)
+    if alias is not None:
+        query = query.where(ExperimentRow.alias == alias)
     with database.session() as session:
         return list(session.scalars(query))
 
@@ -229,42 +233,30 @@ async def _load(services: Services, needed: Mapping[str, Path]) -> None:
         await services.replicas.load(adapter, path)
 
 
-def _adapters(session: Session, trial: Trial, champion: Champion) -> dict[str, Path]:
-    """What both arms need to be served; raises what `start` raises."""
+def _entrants(session: Session, title: Title, trial: Trial) -> Entrants:
+    """Both sides of what is to be tried; raises what `start` raises."""
     running = running_experiment(session, trial.alias)
     if running is not None:
         raise Conflict(
             f"{trial.alias}: experiment {running.experiment_id} is under way since "
             f"{_at(running.started_at)}; one at a time: wait for its end, or stop it"
         )
-    if trial.version is not None and trial.version == champion.version:
-        raise Conflict(
-            f"{trial.name} version {trial.version} is the champion of {trial.alias} already"
-        )
-    champion.require_name(trial.name)
-    rows: list[ModelVersionRow | None] = [find_version(session, trial.name, champion.version)]
-    if trial.version is not None:
-        rows.append(require_candidate(session, trial.name, trial.version, trial.unjudged))
-    return {row.adapter: Path(row.adapter_path) for row in rows if row is not None}
+    return title.entrants(session, trial.name, trial.version, trial.unjudged)
 
 
-def _begin(session: Session, trial: Trial, champion: Champion) -> ExperimentRow:
-    baseline = find_version(session, trial.name, champion.version)
-    candidate = baseline
-    if trial.version is not None:
-        candidate = find_version(session, trial.name, trial.version)
+def _begin(session: Session, trial: Trial, entrants: Entrants, salt: str) -> ExperimentRow:
     arms = (
-        Arm(Variant(CHAMPION, adapter=_served(baseline)), 1 - trial.plan.weight),
-        Arm(Variant(CHALLENGER, adapter=_served(candidate)), trial.plan.weight),
+        Arm(entrants.champion, 1 - trial.plan.weight),
+        Arm(entrants.challenger, trial.plan.weight),
     )
     experiment_id = str(uuid_utils.uuid7())
-    split = Split(trial.alias, arms, experiment_id, new_salt())
+    split = Split(trial.alias, arms, experiment_id, salt)
     put_split(session, split)
     row = ExperimentRow(
         experiment_id=experiment_id,
         alias=trial.alias,
         name=trial.name,
-        version=trial.version,
+        version=entrants.version,
         state=RUNNING,
         arms=split.as_dict()["arms"],
         plan=trial.plan.model_dump(mode="json"),
@@ -272,7 +264,6 @@ def _begin(session: Session, trial: Trial, champion: Champion) -> ExperimentRow:
     )
     session.add(row)
     session.flush()
-    known = {} if candidate is None else lineage_of(session, candidate)
     record(
         session,
         Change(
@@ -281,20 +272,50 @@ def _begin(session: Session, trial: Trial, champion: Champion) -> ExperimentRow:
             subject=f"experiment:{experiment_id}",
             reason=trial.unjudged,
             after={"alias": trial.alias, "arms": row.arms, "plan": row.plan},
-            evidence={**known, "champion_version": champion.version},
+            evidence=dict(entrants.evidence),
         ),
     )
     return row
 
 
-def _adapter(row: ExperimentRow, arm: str) -> str | None:
-    return next(
-        (one["variant"]["adapter"] for one in row.arms if one["variant"]["name"] == arm), None
+def _watch(session: Session, won: ExperimentRow, plan: Plan, split: Split) -> None:
+    """Let some users of the former champion stay with it, to see what the new one does to others.
+
+    An experiment of its own, between the same arms, in which the candidate can only lose. It keeps
+    the salt: who had the candidate has it still.
+    """
+    former, candidate = (arm.variant for arm in split.arms)
+    evidence = {"watches": won.experiment_id, "champion_version": won.version}
+    entrants = Entrants(won.version, won.version, former, candidate, evidence=evidence)
+    trial = Trial(won.alias, won.name, won.version, plan.watching(won.experiment_id), CONTROLLER)
+    _begin(session, trial, entrants, split.salt)
+
+
+def _move(title: Title, session: Session, row: ExperimentRow, ending: Ending) -> Move | None:
+    """What the end of an experiment does to the title; None: nothing."""
+    if ending.state == PROMOTED:
+        kind, version = PROMOTE, row.version
+    elif ending.state == ROLLED_BACK and Plan.model_validate(row.plan).watches is not None:
+        kind, version = ROLLBACK, title.previous(session)
+    else:
+        return None
+    return Move(
+        kind=kind,
+        alias=row.alias,
+        name=row.name,
+        to_version=version,
+        actor=ending.actor,
+        reason=ending.message,
+        experiment_id=row.experiment_id,
+        verdict_id=row.verdict_id,
+        evidence=_evidence(row, ending),
     )
 
 
-def _served(row: ModelVersionRow | None) -> str | None:
-    return None if row is None else row.adapter
+def _evidence(row: ExperimentRow, ending: Ending) -> dict[str, Any]:
+    verdict = ending.verdict
+    measured = {} if verdict is None else {"metrics": [asdict(one) for one in verdict.metrics]}
+    return {"verdict_id": row.verdict_id, **measured, **ending.evidence}
 
 
 def _at(moment: datetime) -> str:

@@ -7,16 +7,17 @@ data", NeurIPS 2022; a chi-square test, asked every few seconds, would cry wolf)
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import uuid_utils
 
 from evals.confidence_sequence import Interval, Sample, difference_interval, log_evidence
 from evals.records import Decision, MetricResult, Verdict
 from gateway.database import now
-from pipelines.champion import BASE, CHALLENGER, CHAMPION
+from pipelines.champion import CHALLENGER, CHAMPION
+from pipelines.guardrails import Guardrail
 from pipelines.observations import Observed
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
@@ -32,12 +33,14 @@ class Finding:
         decision: None while it goes on. `alert`: two equal arms came out different.
         result: the metric in both arms, in the metric's own unit.
         reason: why it is decided, or what is missing.
+        guards: the guardrails' metrics; `passed` is False of one that is broken.
     """
 
     decision: Decision | None
     result: MetricResult
     observed: Observed
     reason: str
+    guards: tuple[MetricResult, ...] = ()
 
 
 def find(experiment: ExperimentRow, observed: Observed, at: datetime) -> Finding:
@@ -46,44 +49,44 @@ def find(experiment: ExperimentRow, observed: Observed, at: datetime) -> Finding
     baseline = Sample.of(observed.values.get(CHAMPION, ()))
     candidate = Sample.of(observed.values.get(CHALLENGER, ()))
     interval = difference_interval(baseline, candidate, plan.alpha)
-    better, worse = _is_better(plan, interval), _is_worse(plan, interval)
     told = f"{_told(plan, baseline, candidate, interval)}, {_heard(observed)}"
+    guards = [_guarded(plan, one, observed) for one in plan.guardrails]
+    broken = [said for result, said in guards if result.passed is False]
+    better = _enough(plan, observed) and interval.low > plan.margin / plan.span
+    worse = _enough(plan, observed) and interval.high < -plan.margin / plan.span
     decision, reason = None, f"not decided yet: {told}"
-    mismatch = _mismatch(plan, observed)
-    if mismatch is not None:
+    mismatch, ended = _mismatch(plan, observed), _ended(plan, experiment, observed, at)
+    if broken:
+        decision, reason = Decision.REJECT, f"{broken[0]}; {told}"
+    elif mismatch is not None:
         decision, reason = Decision.HOLD, mismatch
-    elif _enough(plan, observed) and (better or worse):
-        decision = Decision.PROMOTE if better else Decision.REJECT
-        reason = f"the candidate is {'better' if better else 'worse'}: {told}"
-        if experiment.version is None:
-            decision = Decision.ALERT
-            reason = (
-                f"both arms are the same and yet differ; look at assignment and feedback: {told}"
-            )
-    else:
-        ended = _ended(plan, experiment, observed, at)
-        if ended is not None:
-            decision, reason = Decision.HOLD, f"{ended}: {told}"
-    passed = {Decision.PROMOTE: True, Decision.REJECT: False}.get(decision) if decision else None
-    return Finding(
-        decision, _result(plan, (baseline, candidate), interval, passed), observed, reason
-    )
+    elif worse:
+        decision, reason = Decision.REJECT, f"the candidate is worse: {told}"
+    elif better and plan.watches is None:  # else it has won already
+        decision, reason = Decision.PROMOTE, f"the candidate is better: {told}"
+    elif ended is not None:
+        decision, reason = Decision.HOLD, f"{ended}: {told}"
+    if experiment.version is None and decision in (Decision.PROMOTE, Decision.REJECT):
+        decision = Decision.ALERT
+        reason = f"both arms are the same and yet differ; look at assignment and feedback: {reason}"
+    passed = True if better else False if worse else None
+    if decision in (None, Decision.ALERT):
+        passed = None
+    result = _result(plan, (baseline, candidate), interval, passed)
+    return Finding(decision, result, observed, reason, tuple(result for result, _ in guards))
 
 
-def verdict_of(experiment: ExperimentRow, finding: Finding) -> Verdict:
-    """The verdict of a finding with a decision, with a new id."""
+def verdict_of(experiment: ExperimentRow, finding: Finding, subjects: Mapping[str, str]) -> Verdict:
+    """The verdict of a finding with a decision, with a new id. `subjects`: what each arm is."""
     if finding.decision is None:
         raise ValueError(f"experiment {experiment.experiment_id} is not decided: {finding.reason}")
     observed = finding.observed
-    adapters: dict[str, Any] = {
-        arm["variant"]["name"]: arm["variant"]["adapter"] or BASE for arm in experiment.arms
-    }
     return Verdict(
         verdict_id=str(uuid_utils.uuid7()),
-        subject=adapters[CHALLENGER],
-        baseline=adapters[CHAMPION],
+        subject=subjects[CHALLENGER],
+        baseline=subjects[CHAMPION],
         decision=finding.decision,
-        metrics=(finding.result,),
+        metrics=(finding.result, *finding.guards),
         reasons=(finding.reason,),
         evidence={
             "experiment_id": experiment.experiment_id,
@@ -107,12 +110,35 @@ def _enough(plan: Plan, observed: Observed) -> bool:
     )
 
 
-def _is_better(plan: Plan, interval: Interval) -> bool:
-    return interval.low > plan.margin / plan.span
-
-
-def _is_worse(plan: Plan, interval: Interval) -> bool:
-    return interval.high < -plan.margin / plan.span
+def _guarded(plan: Plan, guardrail: Guardrail, observed: Observed) -> tuple[MetricResult, str]:
+    """A guardrail in both arms, and in words. It is broken as soon as that is certain, however few
+    users there were; the chance of a false alarm is at most `alpha` over all guardrails."""
+    values = observed.guarded.get(guardrail.metric, {})
+    first, second = (Sample.of(values.get(arm, ())) for arm in (CHAMPION, CHALLENGER))
+    span, alpha = guardrail.span, plan.alpha / len(plan.guardrails)
+    interval = difference_interval(first, second, alpha)
+    baseline, candidate = (None if one.mean is None else one.mean * span for one in (first, second))
+    known = baseline is not None and candidate is not None
+    delta = candidate - baseline if known else None  # type: ignore[operator]
+    low, high = interval.low * span, interval.high * span
+    passed = False if low > guardrail.margin else True if high <= guardrail.margin else None
+    result = MetricResult(
+        name=guardrail.metric,
+        baseline=baseline,
+        candidate=candidate,
+        delta=delta,
+        ci_low=low,
+        ci_high=high,
+        n=int(first.counts.sum() + second.counts.sum()),
+        passed=passed,
+    )
+    if not known:
+        return result, f"guardrail {guardrail.metric}: an arm without any request"
+    return result, (
+        f"guardrail {guardrail.metric} is broken: {candidate:.3g} against {baseline:.3g}, "
+        f"difference {delta:+.3g} ({low:+.3g} to {high:+.3g} at {1 - alpha:.3g}), allowed is "
+        f"{guardrail.margin:g}"
+    )
 
 
 def _mismatch(plan: Plan, observed: Observed) -> str | None:
@@ -130,12 +156,13 @@ def _mismatch(plan: Plan, observed: Observed) -> str | None:
 
 
 def _ended(plan: Plan, experiment: ExperimentRow, observed: Observed, at: datetime) -> str | None:
+    undecided = "no decision" if plan.watches is None else "nothing found against the candidate"
     if observed.users >= plan.maximum_users:
-        return f"no decision with {observed.users} users (maximum_users: {plan.maximum_users})"
+        return f"{undecided} with {observed.users} users (maximum_users: {plan.maximum_users})"
     hours = (at - experiment.started_at).total_seconds() / 3600
     if hours >= plan.maximum_hours:
         return (
-            f"no decision within {plan.maximum_hours:g} hours (maximum_hours); "
+            f"{undecided} within {plan.maximum_hours:g} hours (maximum_hours); "
             f"{observed.answered} of {sum(observed.assigned.values())} users gave feedback"
         )
     return None

@@ -2,13 +2,14 @@
 
 Invariants: a unit (the user, else the episode, else the key, within its tenant: what was assigned)
 gives one observation, the mean of its first `feedback_per_user` pieces of feedback on requests of
-this experiment, and later ones do not change it. Feedback only ever meets requests of its own
-tenant. A unit that was seen in both arms is left out, and counted.
+this experiment, and later ones do not change it. For guardrails its observation is its first
+request that ended. Feedback only ever meets requests of its own tenant. A unit that was seen in
+both arms is left out, and counted.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import select
 from gateway.database import Database, now
 from gateway.feedback import FeedbackRow
 from gateway.request_log import LogReader
+from pipelines import guardrails
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
 
@@ -24,7 +26,8 @@ OVERLAP = timedelta(seconds=60)  # a row may be committed later than one with a 
 WAIT = timedelta(minutes=15)  # a request is in the log when it has ended
 WAITING_AT_MOST = 10_000
 IDS_AT_ONCE = 5_000
-COUNT_SECONDS = 30.0
+COUNT_SHARE = 0.1  # of the time may be spent on counting
+ENDED = "epoch_ms(ts) + coalesce(latency_ms, 0)"
 UNIT = """coalesce(nullif("user", ''), nullif(episode_id, ''), key_id)"""
 
 Unit = tuple[str, str]  # tenant, and user, episode or key
@@ -41,6 +44,7 @@ class Observed:
         in_both: users left out because they were seen in both arms.
         answered: users with any feedback, complete or not.
         unusable: pieces of feedback whose value does not fit the plan.
+        guarded: of each guardrail's metric, values by arm: 0 (good) to 1 (bad).
     """
 
     values: Mapping[str, Sequence[float]]
@@ -48,6 +52,7 @@ class Observed:
     in_both: int = 0
     answered: int = 0
     unusable: int = 0
+    guarded: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     @property
     def users(self) -> int:
@@ -86,19 +91,25 @@ class Observations:
         self._read_to = experiment.started_at
         self._assigned: dict[str, int] = {}
         self._mixed: set[Unit] = set()
-        self._counted_at = float("-inf")
+        self._guarded: dict[str, dict[Unit, tuple[str, float | None]]] = {
+            one.metric: {} for one in self._plan.guardrails
+        }
+        self._count_at = float("-inf")
         self._unusable = 0
 
     def refresh(self, *, count: bool = False) -> Observed:
-        """Read what is new. Assigned users are counted every 30 s, or now with `count`.
+        """Read what is new. Users with a request are counted now with `count`, else as often as
+        takes no more than a tenth of the time.
 
         Raises what the database and the log raise; what was not read then is read next time.
         """
         self._read_feedback()
         if self._waiting:
             self._join()
-        if count or time.monotonic() - self._counted_at >= COUNT_SECONDS:
+        if count or time.monotonic() >= self._count_at:
+            began = time.monotonic()
             self._count_assigned()
+            self._count_at = time.monotonic() + (time.monotonic() - began) / COUNT_SHARE
         return self._observed()
 
     def _read_feedback(self) -> None:
@@ -171,14 +182,36 @@ class Observations:
 
     def _count_assigned(self) -> None:
         rows = self._reader.select(
-            f"SELECT tenant, {UNIT} AS unit, min(variant), max(variant) FROM requests"
-            " WHERE experiment = ? AND ts >= make_timestamptz(?) GROUP BY ALL",
+            f"SELECT tenant, {UNIT} AS unit, min(variant), max(variant),"
+            f" arg_min(request_id, ({ENDED}, request_id)) FROM requests"
+            " WHERE experiment = ? AND ts >= make_timestamptz(?) GROUP BY tenant, unit",
             [self._experiment_id, _micros(self._started_at - OVERLAP)],
         ).rows
-        self._mixed = {(tenant, unit) for tenant, unit, first, last in rows if first != last}
-        arms = [first for _, _, first, last in rows if first == last]
+        self._mixed = {(tenant, unit) for tenant, unit, first, last, _ in rows if first != last}
+        arms = [first for _, _, first, last, _ in rows if first == last]
         self._assigned = {arm: arms.count(arm) for arm in self._units}
-        self._counted_at = time.monotonic()
+        if self._guarded:
+            self._guard({request: ((tenant, unit), arm) for tenant, unit, arm, _, request in rows})
+
+    def _guard(self, firsts: Mapping[str, tuple[Unit, str]]) -> None:
+        """Take in the requests of units that were not heard of before, by their ids."""
+        known = next(iter(self._guarded.values()))
+        fresh = sorted(request for request, (unit, _) in firsts.items() if unit not in known)
+        columns = ", ".join(guardrails.COLUMNS)
+        for start in range(0, len(fresh), IDS_AT_ONCE):
+            wanted = fresh[start : start + IDS_AT_ONCE]
+            rows = self._reader.select(
+                f"SELECT request_id, {columns} FROM requests"
+                " WHERE request_id IN (SELECT unnest(?::VARCHAR[])) AND request_id BETWEEN ? AND ?"
+                " AND ts >= make_timestamptz(?)",
+                [wanted, wanted[0], wanted[-1], _micros(self._started_at - OVERLAP)],
+                bodies=True,
+            ).rows
+            for request, *values in rows:
+                row = dict(zip(guardrails.COLUMNS, values, strict=True))
+                unit, arm = firsts[request]
+                for one in self._plan.guardrails:
+                    self._guarded[one.metric][unit] = arm, one.scaled(row)
 
     def _observed(self) -> Observed:
         in_both = self._mixed | _in_several(self._units.values())
@@ -192,7 +225,18 @@ class Observations:
             for arm, units in self._units.items()
         }
         heard = {unit for units in self._units.values() for unit, said in units.items() if said}
-        return Observed(values, self._assigned, len(in_both), len(heard), self._unusable)
+        return Observed(
+            values, self._assigned, len(in_both), len(heard), self._unusable, self._guards(in_both)
+        )
+
+    def _guards(self, in_both: Collection[Unit]) -> dict[str, dict[str, list[float]]]:
+        guarded: dict[str, dict[str, list[float]]] = {}
+        for metric, units in self._guarded.items():
+            by_arm = guarded[metric] = {arm: [] for arm in self._units}
+            for unit, (arm, value) in units.items():
+                if value is not None and unit not in in_both and arm in by_arm:
+                    by_arm[arm].append(value)
+        return guarded
 
 
 def _in_several(arms: Iterable[Mapping[Unit, list[float]]]) -> set[Unit]:

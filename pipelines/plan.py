@@ -13,6 +13,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from gateway.configuration import ConfigurationError, Metric
 from gateway.section import Name, Section
+from pipelines.guardrails import Guardrail
+
+PLANS = Path(__file__).parent / "plans"
 
 
 class Plan(Section):
@@ -31,6 +34,11 @@ class Plan(Section):
         maximum_users: users heard in both arms together, at which it ends undecided.
         maximum_hours: age at which it ends undecided.
         feedback_per_user: pieces of feedback that make one observation.
+        guardrails: what the candidate must not worsen, whatever the users say of it.
+        holdback: share of the users who keep the former champion when the candidate has won, while
+            the guardrails and the metric are watched on; 0: nobody is held back.
+        watch_hours: age at which that ends.
+        watches: the experiment whose winner is watched; never set by hand.
     """
 
     metric: Name
@@ -44,6 +52,10 @@ class Plan(Section):
     maximum_users: int = Field(10_000, ge=2)
     maximum_hours: float = Field(168, gt=0)
     feedback_per_user: int = Field(1, ge=1, le=1000)
+    guardrails: tuple[Guardrail, ...] = ()
+    holdback: float = Field(0.0, ge=0, lt=1)
+    watch_hours: float = Field(24, gt=0)
+    watches: str | None = None
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> "Plan":
@@ -53,6 +65,9 @@ class Plan(Section):
             )
         if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
             raise ValueError("minimum must be below maximum")
+        names = [one.metric for one in self.guardrails]
+        if len(set(names)) != len(names):
+            raise ValueError("guardrails: each metric once")
         return self
 
     def settled(self, metrics: Mapping[str, Metric]) -> "Plan":
@@ -78,6 +93,17 @@ class Plan(Section):
                 "optimize": self.optimize or metric.optimize,
                 "minimum": low,
                 "maximum": high,
+            }
+        )
+
+    def watching(self, experiment_id: str) -> "Plan":
+        """The plan by which the winner of an experiment of this plan is watched."""
+        return self.model_copy(
+            update={
+                "weight": 1 - self.holdback,
+                "maximum_hours": self.watch_hours,
+                "holdback": 0.0,
+                "watches": experiment_id,
             }
         )
 

@@ -30,11 +30,11 @@ from pipelines.champion import (
     champion_of,
     find_version,
     hold,
+    model_experiments,
     move_champion,
     running_experiment,
-    running_experiments,
 )
-from pipelines.experiment import STOPPED, Ending, end
+from pipelines.experiment import stop_running
 from pipelines.rollout import RolloutFailed
 from pipelines.tables import ModelVersionRow, PromotionRow
 
@@ -154,7 +154,7 @@ async def rollback(services: Services, order: Rollback) -> Moved:
     with services.database.transaction() as session:
         hold(session)
         _require_unmoved(session, before)
-        stopped = _stop_running(session, order)
+        stopped = stop_running(session, order.alias, f"rolled back: {order.reason}", order.actor)
         if not before.can_go_back:
             return Moved(None, _served(session, before), stopped)
         kept = target if note is None else None
@@ -228,7 +228,7 @@ def wanted_aliases(session: Session) -> dict[str, dict[str, str | None]]:
     for alias, name in aliases.items():
         champion = champion_of(session, alias)
         wanted[name] = {CHAMPION: champion.version, PREVIOUS: champion.previous, CHALLENGER: None}
-    for running in running_experiments(session):
+    for running in model_experiments(session):
         nothing: dict[str, str | None] = {CHAMPION: None, PREVIOUS: None}
         wanted.setdefault(running.name, nothing)[CHALLENGER] = running.version
     return wanted
@@ -297,14 +297,6 @@ async def _note_if_lost(
             raise
         return f"{target.adapter} cannot be loaded ({error}): the base model answers"
     return None
-
-
-def _stop_running(session: Session, order: Rollback) -> str | None:
-    running = running_experiment(session, order.alias)
-    if running is None:
-        return None
-    end(session, running, Ending(STOPPED, f"rolled back: {order.reason}", order.actor))
-    return running.experiment_id
 
 
 def _served(session: Session, champion: Champion) -> str | None:

@@ -19,14 +19,16 @@ from sqlalchemy.orm import Session
 
 from gateway.audit import AuditRow, Change, record
 from gateway.database import Database
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, NotFound
 from gateway.prompt_versions import (
     PRODUCTION,
     PromptLabelRow,
+    PromptVersionRow,
     find_version,
     label_of,
     labels_of,
     set_label,
+    versions_of,
 )
 from prompts.prompt import Prompt
 
@@ -151,6 +153,30 @@ def require_label(label: str) -> None:
             f"label: {label[:LABEL_CHARACTERS]!r}: small letters, digits and '-', at most "
             f"{LABEL_CHARACTERS}; not latest, v1, v2, …, which MLflow keeps for itself",
             param="label",
+        )
+
+
+def require_version(session: Session, name: str, wanted: str) -> PromptVersionRow:
+    """The version that a number or a label names. Raises NotFound, which names those there are."""
+    version = label_of(session, name, wanted) or wanted
+    row = find_version(session, name, version)
+    if row is None:
+        require_prompt(session, name)
+        known = ", ".join(one.version for one in versions_of(session, name))
+        raise NotFound(
+            f"prompt {name} has no version or label {wanted[:64]!r} (versions: {known})",
+            param="version",
+        )
+    return row
+
+
+def require_prompt(session: Session, name: str) -> None:
+    """Raises NotFound if there is no such prompt."""
+    if not versions_of(session, name):
+        raise NotFound(
+            f"there is no prompt {name[:100]!r} (llmops prompts sync takes those of a folder; "
+            "llmops prompts list)",
+            param="name",
         )
 
 

@@ -1,6 +1,6 @@
 """Orders of people about a prompt's labels: promote by a verdict, roll back, set any other label.
 
-There are no experiments of prompts yet; one that is written into the database holds a promotion up.
+An experiment under way holds a promotion up; a rollback ends it.
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,21 @@ from evals.records import Decision, Verdict
 from evals.verdicts import verdicts_on
 from gateway.audit import require_reason
 from gateway.database import Conflict, Database
-from gateway.errors import NotFound
-from gateway.prompt_versions import (
-    PRODUCTION,
-    PromptVersionRow,
-    find_version,
-    label_of,
-    versions_of,
-)
+from gateway.prompt_versions import PRODUCTION, PromptVersionRow, find_version, label_of
 from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import hold, running_experiment
+from pipelines.experiment import stop_running
 from pipelines.prompt_labels import (
     LABEL,
     PROMOTE,
     ROLLBACK,
     LabelMove,
+    Production,
     move_label,
     production_of,
     require_label,
+    require_prompt,
+    require_version,
     subject_of,
 )
 
@@ -70,6 +67,7 @@ class Labelled:
     Attributes:
         before: what the label named; None where it was not set.
         repeated: nothing was changed: it had been done before.
+        stopped: the experiment that ended with it, if one was under way.
     """
 
     name: str
@@ -77,6 +75,7 @@ class Labelled:
     version: str
     before: str | None
     repeated: bool = False
+    stopped: str | None = None
 
 
 def label(database: Database, order: LabelOrder) -> Labelled:
@@ -110,7 +109,7 @@ def label(database: Database, order: LabelOrder) -> Labelled:
 
 
 def rollback(database: Database, order: PromptRollback) -> Labelled:
-    """Go back to the production version before this one.
+    """Go back to the production version before this one, and end an experiment that is under way.
 
     It needs nothing but the database; the gateway's workers follow within two seconds.
 
@@ -124,55 +123,32 @@ def rollback(database: Database, order: PromptRollback) -> Labelled:
         hold(session)
         production = production_of(session, order.name)
         if production.version is None:
-            _require_prompt(session, order.name)
+            require_prompt(session, order.name)
             raise Conflict(f"prompt {order.name} has no production version")
-        if order.from_version is not None and order.from_version != production.version:
-            last = production.last
-            if last is not None and _went_from(last.action, last.before, order.from_version):
-                return Labelled(
-                    order.name, PRODUCTION, production.version, order.from_version, repeated=True
-                )
-            raise Conflict(
-                f"prompt {order.name}: production is version {production.version}, not "
-                f"{order.from_version}; nothing was changed"
+        if _repeated(order, production):
+            return Labelled(
+                order.name, PRODUCTION, production.version, order.from_version, repeated=True
             )
-        if production.previous is None:
+        why = f"rolled back: {order.reason}"
+        stopped = stop_running(session, PROMPT_SPLIT + order.name, why, order.actor)
+        version = production.previous
+        if version is None and stopped is None:
             raise Conflict(
                 f"prompt {order.name}: production is at its first version, {production.version}: "
                 "there is nothing to go back to"
             )
-        move = LabelMove(
-            kind=ROLLBACK,
-            name=order.name,
-            version=production.previous,
-            actor=order.actor,
-            reason=order.reason,
-        )
-        move_label(session, move)
-    return Labelled(order.name, PRODUCTION, production.previous, production.version)
-
-
-def require_version(session: Session, name: str, wanted: str) -> PromptVersionRow:
-    """The version that a number or a label names. Raises NotFound, which names those there are."""
-    version = label_of(session, name, wanted) or wanted
-    row = find_version(session, name, version)
-    if row is None:
-        _require_prompt(session, name)
-        known = ", ".join(one.version for one in versions_of(session, name))
-        raise NotFound(
-            f"prompt {name} has no version or label {wanted[:64]!r} (versions: {known})",
-            param="version",
-        )
-    return row
-
-
-def _require_prompt(session: Session, name: str) -> None:
-    if not versions_of(session, name):
-        raise NotFound(
-            f"there is no prompt {name[:100]!r} (llmops prompts sync takes those of a folder; "
-            "llmops prompts list)",
-            param="name",
-        )
+        if version is not None:
+            move = LabelMove(
+                kind=ROLLBACK,
+                name=order.name,
+                version=version,
+                actor=order.actor,
+                reason=order.reason,
+                evidence={"stopped_experiment": stopped} if stopped else None,
+            )
+            move_label(session, move)
+    now_there = version or production.version
+    return Labelled(order.name, PRODUCTION, now_there, production.version, stopped=stopped)
 
 
 def _let_through(session: Session, row: PromptVersionRow, before: str | None) -> Verdict:
@@ -201,5 +177,18 @@ def _let_through(session: Session, row: PromptVersionRow, before: str | None) ->
     return verdict
 
 
-def _went_from(action: str, before: dict[str, object] | None, version: str) -> bool:
-    return action == f"prompt.{ROLLBACK}" and (before or {}).get("version") == version
+def _repeated(order: PromptRollback, production: Production) -> bool:
+    """Whether it was done before. Raises Conflict if `production` is not what was seen."""
+    if order.from_version is None or order.from_version == production.version:
+        return False
+    last = production.last
+    if (
+        last is not None
+        and last.action == f"prompt.{ROLLBACK}"
+        and (last.before or {}).get("version") == order.from_version
+    ):
+        return True
+    raise Conflict(
+        f"prompt {order.name}: production is version {production.version}, not "
+        f"{order.from_version}; nothing was changed"
+    )

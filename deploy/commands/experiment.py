@@ -1,6 +1,7 @@
-"""`llmops experiment`: try a model version on a share of an alias's users, watch it, stop it."""
+"""`llmops experiment`: try a version of a model or a prompt on a share of its users, watch it."""
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,79 +12,122 @@ from rich.table import Table
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
+from evals.records import MetricResult
 from gateway.configuration import ConfigurationError
+from gateway.prompt_versions import versions_of
+from gateway.variants import PROMPT_SPLIT
 
 if TYPE_CHECKING:
+    from pipelines.experiment import Trial
+    from pipelines.installation import Installation
+    from pipelines.plan import Plan
     from pipelines.tables import ExperimentRow
 
+SPEC = Path("extractor")
+PASSED = {True: "holds", False: "broken", None: "not known yet"}
+
 app = typer.Typer(no_args_is_help=True)
+ALIAS = Annotated[str, typer.Argument(help="whose traffic: a model's alias, or prompt:NAME")]
+ID = Annotated[str, typer.Argument(metavar="ID", help="the experiment")]
 
 
 @app.command()
 def start(
-    alias: Annotated[str, typer.Argument(help="whose traffic")],
+    alias: ALIAS,
     version: Annotated[
         str | None, typer.Argument(help="the candidate; none: the champion against itself (A/A)")
     ] = None,
-    spec: Annotated[Path, typer.Option(help="spec with the plan")] = Path("extractor"),
+    weight: Annotated[
+        float | None, typer.Option(help="share of the users that get it; the plan's by default")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="file with a plan, in place of the packaged or spec's one")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="spec of the model, with the plan")] = None,
     unjudged: Annotated[
-        str | None, typer.Option(help="why a version without a passing verdict may be tried")
+        str | None, typer.Option(help="why a version that no verdict lets through may be tried")
     ] = None,
 ) -> None:
-    """Load the candidate on every replica, then give it its share. The controller decides."""
+    """Give a candidate its share of the users, once it can be served. The controller decides."""
     from pipelines import experiment
     from pipelines.engines import services_for
-    from pipelines.spec import load_spec
 
     with open_state() as state, looked_up():
         installation = installation_of(state)
-        given = load_spec(spec)
-        if given.alias != alias:
-            raise ConfigurationError(
-                f"alias: the spec {spec} is of {given.alias}, not of {alias}; see --spec"
-            )
+        name, planned = _planned(installation, alias, plan, spec)
+        if weight is not None:
+            planned = _weighted(planned, weight)
+        metrics = installation.configuration.feedback.metrics
         trial = experiment.Trial(
-            alias=alias,
-            name=given.name,
-            version=version,
-            plan=given.experiment.settled(installation.configuration.feedback.metrics),
-            actor=state.actor,
-            unjudged=unjudged,
+            alias, name, version, planned.settled(metrics), state.actor, unjudged
         )
-        services = services_for(installation, alias)
-        row = asyncio.run(experiment.start(services, trial))
-    typer.echo(f"experiment {row.experiment_id} is under way on {alias}")
+        row = asyncio.run(experiment.start(services_for(installation, alias), trial))
+    typer.echo(f"experiment {row.experiment_id} is under way on {alias}: {_shares(row)}")
+    typer.echo(_what_decides(trial))
     typer.echo(f"see: llmops experiment status {alias}")
 
 
-@app.command()
-def status(
-    alias: Annotated[str, typer.Argument(help="whose traffic")] = "extractor",
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, help="how many, the newest first")] = 20,
 ) -> None:
+    """The latest experiments on all aliases and prompts."""
+    from pipelines import experiment
+
+    with open_state() as state:
+        rows = experiment.latest(state.database, None, limit)
+    if not rows:
+        typer.echo("there was no experiment here; see: llmops experiment start --help")
+        return
+    _print(rows, with_alias=True)
+
+
+@app.command()
+def status(alias: ALIAS = "extractor") -> None:
     """The latest experiments on an alias, and how the one under way stands."""
     from pipelines import experiment
-    from pipelines.observations import Observations
 
     with open_state() as state, looked_up():
         installation = installation_of(state)
         rows = experiment.latest(state.database, alias)
         if not rows:
-            installation.upstream_of(alias)
+            _require_alias(installation, alias)
             typer.echo(f"there was no experiment on {alias} here")
             return
-        table = Table("experiment", "version", "state", "started", "message")
-        for row in rows:
-            table.add_row(*_cells(row))
-        print_table(table)
+        _print(rows, with_alias=False)
         for row in rows:
             if row.state == "running":
-                observations = Observations(state.database, installation.reader, row)
-                typer.echo(experiment.examine(row, observations).reason)
+                _tell_standing(installation, row)
+
+
+@app.command()
+def show(experiment_id: ID) -> None:
+    """One experiment: its arms and plan, and what each metric says."""
+    from evals.verdicts import find_verdict
+    from pipelines import experiment
+
+    with open_state() as state, looked_up():
+        installation = installation_of(state)
+        with state.database.session() as session:
+            row = experiment.find_experiment(session, experiment_id)
+            verdict = find_verdict(session, row.verdict_id) if row.verdict_id else None
+        typer.echo(f"experiment {row.experiment_id} on {row.alias}: {row.state}")
+        typer.echo(f"arms     {_shares(row)}")
+        given = ", ".join(f"{key} {value}" for key, value in row.plan.items() if _said(value))
+        typer.echo(f"plan     {given}")
+        typer.echo(f"started  {row.started_at.isoformat(timespec='seconds')}")
+        if row.ended_at is not None:
+            typer.echo(f"ended    {row.ended_at.isoformat(timespec='seconds')}: {row.message}")
+        if row.state == "running":
+            _tell_standing(installation, row)
+        elif verdict is not None:
+            typer.echo(f"verdict  {verdict.verdict_id}: {verdict.decision}\n")
+            _print_metrics(verdict.metrics)
 
 
 @app.command()
 def stop(
-    experiment_id: Annotated[str, typer.Argument(help="the experiment under way")],
+    experiment_id: Annotated[str, typer.Argument(metavar="ID", help="the one under way")],
     reason: Annotated[str, typer.Option(help="for the audit trail")],
 ) -> None:
     """End an experiment without a winner; everybody gets the champion."""
@@ -94,7 +138,109 @@ def stop(
     typer.echo(f"experiment {row.experiment_id} is {row.state}")
 
 
-def _cells(row: "ExperimentRow") -> tuple[str, ...]:
-    started = row.started_at.isoformat(timespec="seconds")
-    message = escape(row.message or "")
-    return row.experiment_id, row.version or "A/A", row.state, started, message
+def _planned(
+    installation: "Installation", alias: str, plan: Path | None, spec: Path | None
+) -> tuple[str, "Plan"]:
+    """What is tried, by its registered name, and the plan for it."""
+    from pipelines.plan import PLANS, load_plan
+    from pipelines.spec import load_spec
+
+    if alias.startswith(PROMPT_SPLIT):
+        if spec is not None:
+            raise ConfigurationError("--spec: a prompt has none; see --plan")
+        return alias, load_plan(plan or PLANS / "prompt.yaml")
+    given = load_spec(spec or SPEC)
+    if given.alias != alias:
+        hint = _hint(installation, alias)
+        raise ConfigurationError(
+            f"alias: the spec {spec or SPEC} is of {given.alias}, not of {alias}; {hint}"
+        )
+    return given.name, given.experiment if plan is None else load_plan(plan)
+
+
+def _hint(installation: "Installation", alias: str) -> str:
+    with installation.database.session() as session:
+        prompt = versions_of(session, alias)
+    return f"a prompt's are on {PROMPT_SPLIT}{alias}" if prompt else "see --spec"
+
+
+def _require_alias(installation: "Installation", alias: str) -> None:
+    """Raises ConfigurationError or NotFound if there is no such model or prompt."""
+    from pipelines.prompt_labels import require_prompt
+
+    if not alias.startswith(PROMPT_SPLIT):
+        installation.upstream_of(alias)
+        return
+    with installation.database.session() as session:
+        require_prompt(session, alias.removeprefix(PROMPT_SPLIT))
+
+
+def _weighted(plan: "Plan", weight: float) -> "Plan":
+    from pipelines.plan import parse_plan
+
+    return parse_plan(plan.model_dump() | {"weight": weight}, "--weight")
+
+
+def _what_decides(trial: "Trial") -> str:
+    plan = trial.plan
+    guards = ", ".join(one.metric for one in plan.guardrails)
+    held = f"; then {plan.holdback:.0%} are held back for {plan.watch_hours:g} h"
+    return (
+        f"decided by {plan.metric} of {plan.minimum_users} users in each arm or more"
+        + (f"; guardrails: {guards}" if guards else "")
+        + (held if plan.holdback else "")
+    )
+
+
+def _tell_standing(installation: "Installation", row: "ExperimentRow") -> None:
+    from pipelines import experiment
+    from pipelines.observations import Observations
+
+    observations = Observations(installation.database, installation.reader, row)
+    finding = experiment.examine(row, observations)
+    typer.echo(finding.reason)
+    if finding.guards:
+        typer.echo("")
+        _print_metrics((finding.result, *finding.guards))
+
+
+def _print(rows: "Sequence[ExperimentRow]", *, with_alias: bool) -> None:
+    alias = ["on"] if with_alias else []
+    table = Table("experiment", *alias, "version", "state", "started", "message")
+    for row in rows:
+        cells = [row.version or "A/A", _state(row), row.started_at.isoformat(timespec="seconds")]
+        on = [row.alias] if with_alias else []
+        table.add_row(row.experiment_id, *on, *cells, escape(row.message or ""))
+    print_table(table)
+
+
+def _print_metrics(metrics: Iterable[MetricResult]) -> None:
+    table = Table(
+        "metric", "champion", "challenger", "difference", "interval", "users", "", box=None
+    )
+    for one in metrics:
+        numbers = (one.baseline, one.candidate, one.delta)
+        ends = "-" if one.delta is None else f"{one.ci_low:+.3g} to {one.ci_high:+.3g}"
+        texts = ["-" if value is None else f"{value:.3g}" for value in numbers]
+        table.add_row(one.name, *texts, ends, str(one.n), PASSED[one.passed])
+    print_table(table)
+
+
+def _state(row: "ExperimentRow") -> str:
+    return f"{row.state} (watch)" if row.plan.get("watches") else row.state
+
+
+def _shares(row: "ExperimentRow") -> str:
+    return ", ".join(
+        f"{one['variant']['name']} {_what(one['variant'])} {one['weight']:.0%}" for one in row.arms
+    )
+
+
+def _what(variant: Mapping[str, str | None]) -> str:
+    if variant.get("prompt_version"):
+        return f"version {variant['prompt_version']}"
+    return variant["adapter"] or "base"
+
+
+def _said(value: object) -> bool:
+    return value not in (None, [], 0.0)

@@ -19,6 +19,8 @@ from prompts.library import LIBRARY
 from prompts.prompt import Prompt
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from pipelines.prompt_promotion import Labelled
     from pipelines.prompt_sync import Synced
 
@@ -80,6 +82,9 @@ def list_(as_json: AS_JSON = False) -> None:
             f"{newest.version} ({newest.content_hash[:SHOWN_DIGITS]})", _commit(newest.git_sha),
         )  # fmt: skip
     print_table(table)
+    with open_state() as state, state.database.session() as session:
+        for line in [_under_way(session, rows[-1].name) for rows, _ in found]:
+            typer.echo(line, nl=False)
 
 
 @app.command()
@@ -93,7 +98,9 @@ def show(name: NAME, which: WHICH = PRODUCTION, as_json: AS_JSON = False) -> Non
         typer.echo(f"{row.name} version {row.version}" + (f" ({named})" if named else ""))
         typer.echo(f"content {row.content_hash}")
         typer.echo(f"from    {row.path} at {_commit(row.git_sha)}")
-        typer.echo(f"since   {row.created_at.isoformat(timespec='seconds')}\n")
+        typer.echo(f"since   {row.created_at.isoformat(timespec='seconds')}")
+        with open_state() as state, state.database.session() as session:
+            typer.echo(_under_way(session, row.name))
         typer.echo(_text(row.prompt).rstrip())
 
 
@@ -175,7 +182,7 @@ def rollback(
 @contextmanager
 def _version(name: str, which: str) -> Iterator[tuple[PromptVersionRow, Mapping[str, str]]]:
     """A version and the prompt's labels; mistakes end the command with a message."""
-    from pipelines.prompt_promotion import require_version
+    from pipelines.prompt_labels import require_version
 
     with open_state() as state, looked_up():
         with state.database.session() as session:
@@ -207,6 +214,20 @@ def _notes(
     for model in sorted({source.prompt.model for source in sources} - models.keys()):
         if "*" not in models:
             yield f"note: no model {model} is configured here; requests have to name another one"
+
+
+def _under_way(session: "Session", name: str) -> str:
+    """A line on the experiment that shares the prompt's production traffic; empty if none does."""
+    from gateway.variants import PROMPT_SPLIT
+    from pipelines.champion import running_experiment
+
+    row = running_experiment(session, PROMPT_SPLIT + name)
+    if row is None:
+        return ""
+    shares = " and ".join(
+        f"{arm['weight']:.0%} get version {arm['variant']['prompt_version']}" for arm in row.arms
+    )
+    return f"{name}: of {PRODUCTION}'s users {shares} (experiment {row.experiment_id})\n"
 
 
 def _commit(git_sha: str | None) -> str:
@@ -269,6 +290,8 @@ def _tell(done: "Labelled") -> None:
     if done.repeated:
         typer.echo(f"nothing changed: {done.label} of {done.name} is version {done.version}")
         return
-    before = "" if done.before is None else f", was {done.before}"
+    if done.stopped is not None:
+        typer.echo(f"experiment {done.stopped} was stopped")
+    before = "" if done.before in (None, done.version) else f", was {done.before}"
     typer.echo(f"{done.label} of {escape(done.name)} is version {done.version}{before}")
     typer.echo("the gateway follows within two seconds, MLflow's alias when MLflow is there")

@@ -425,7 +425,7 @@ def test_what_is_decided(given, decision, says):
     assert says in finding.reason
     if decision is None:
         with pytest.raises(ValueError, match="not decided"):
-            verdict_of(row(), finding)
+            verdict_of(row(), finding, {"champion": "base", "challenger": adapter_name("1")})
 
 
 def test_minimum_users_are_of_each_arm():

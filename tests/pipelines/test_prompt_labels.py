@@ -35,6 +35,7 @@ from pipelines.prompt_labels import (
     LabelMove,
     move_label,
     production_of,
+    require_version,
     subject_of,
 )
 from pipelines.prompt_promotion import (
@@ -42,7 +43,6 @@ from pipelines.prompt_promotion import (
     LabelOrder,
     PromptRollback,
     label,
-    require_version,
     rollback,
 )
 from pipelines.prompt_registry import PromptRegistry
