@@ -48,7 +48,7 @@ def prompt_of(state: State, name: str, which: str | None = None) -> Found:
 
     Raises: NotFound, or ValueError or OSError of a file.
     """
-    from pipelines.prompt_promotion import require_version
+    from pipelines.prompt_labels import require_version
 
     if name.endswith((".yaml", ".yml")):
         return Found(load_prompt(Path(name)), None, Path(name))
