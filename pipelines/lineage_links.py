@@ -6,7 +6,7 @@ from a promotion the causes up to the first feedback:
 
     feedback, request ◀─ dataset ◀─ training ◀─ verdict ◀─ model_version ◀─ adapter ◀─ request
                             ▲─ run                              ▲─ experiment ◀─ verdict, request
-                                                                ▲─ promotion
+    any verdict ◀─ trigger_event                                ▲─ promotion
 
 A run worked on a data set and made what came after it. What a candidate was compared with is in the
 verdict's details and is not followed: it would lead through all generations before.
@@ -33,9 +33,11 @@ from pipelines.tables import (
     PromotionRow,
     RunRow,
     TrainingRow,
+    TriggerEventRow,
 )
 
 BASE = "base"
+BY_ID = ("dataset", "training", "verdict", "run", "experiment", "promotion", "trigger_event")
 URI = "models:/"
 ROLLBACK = "rollback"
 IN_LOG = MappingProxyType({"adapter": "answered with", "experiment": "took part in"})
@@ -89,7 +91,7 @@ class PipelineLinks:
 
 
 def _named(session: Session, identifier: str) -> Iterator[Node]:
-    for kind in ("dataset", "training", "verdict", "run", "experiment", "promotion"):
+    for kind in BY_ID:
         yield from _FIND[kind](session, identifier.lower())
     for kind in ("adapter", "model"):
         yield from _FIND[kind](session, identifier)
@@ -188,11 +190,8 @@ def _verdict_causes(session: Session, node: Node) -> Relations:
     yield from (("measured in", one) for one in experiments)
     if not experiments:
         training = _judged_training(row.evidence)
-        known = (
-            TrainingRow.training_id == training
-            if training
-            else TrainingRow.adapter == (row.subject)
-        )
+        by_name = TrainingRow.adapter == row.subject
+        known = TrainingRow.training_id == training if training else by_name
         yield from (("judged", one) for one in _nodes(session, select(TrainingRow).where(known)))
     yield from _made_by(session, RunRow.verdict_id == node.id)
 
@@ -202,6 +201,14 @@ def _verdict_effects(session: Session, node: Node) -> Relations:
     yield from (("let through by", one) for one in _nodes(session, versions))
     moves = select(PromotionRow).where(PromotionRow.verdict_id == node.id)
     yield from (("decided by", one) for one in _nodes(session, moves))
+    events = select(TriggerEventRow).where(TriggerEventRow.verdict_id == node.id)
+    events = events.order_by(TriggerEventRow.event_id)
+    yield from (("triggered by", one) for one in _nodes(session, events))
+
+
+def _trigger_event_causes(session: Session, node: Node) -> Relations:
+    row = session.get(TriggerEventRow, node.id)
+    return [] if row is None else [("triggered by", Node("verdict", row.verdict_id))]
 
 
 def _version_causes(session: Session, node: Node) -> Relations:
@@ -237,14 +244,9 @@ def _version_effects(session: Session, node: Node) -> Relations:
 
 
 def _adapter_causes(session: Session, node: Node) -> Relations:
-    versions = select(ModelVersionRow).where(ModelVersionRow.adapter == node.id)
-    yield from (
-        ("is", one) for one in _nodes(session, versions.order_by(ModelVersionRow.created_at))
-    )
-    trainings = select(TrainingRow).where(TrainingRow.adapter == node.id)
-    yield from (
-        ("made by", one) for one in _nodes(session, trainings.order_by(TrainingRow.created_at))
-    )
+    for relation, table in (("is", ModelVersionRow), ("made by", TrainingRow)):
+        query = select(table).where(table.adapter == node.id).order_by(table.created_at)
+        yield from ((relation, one) for one in _nodes(session, query))
 
 
 def _adapter_effects(session: Session, node: Node) -> Relations:
@@ -363,6 +365,7 @@ _FIND: Mapping[str, Callable[[Session, str], Iterator[Node]]] = MappingProxyType
         "run": _by_key(RunRow),
         "experiment": _by_key(ExperimentRow),
         "promotion": _by_key(PromotionRow),
+        "trigger_event": _by_key(TriggerEventRow),
         "model_version": _version,
         "adapter": _adapter,
         "model": _model,
@@ -378,6 +381,7 @@ _CAUSES: Mapping[str, Callable[[Session, Node], Relations]] = MappingProxyType(
         "run": _run_causes,
         "experiment": _experiment_causes,
         "promotion": _promotion_causes,
+        "trigger_event": _trigger_event_causes,
     }
 )
 _EFFECTS: Mapping[str, Callable[[Session, Node], Relations]] = MappingProxyType(

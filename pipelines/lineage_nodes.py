@@ -14,6 +14,7 @@ from pipelines.tables import (
     PromotionRow,
     RunRow,
     TrainingRow,
+    TriggerEventRow,
 )
 
 
@@ -77,6 +78,12 @@ def promotion_node(row: PromotionRow) -> Node:
     return Node("promotion", row.promotion_id, details=_details(row, *names))
 
 
+def trigger_event_node(row: TriggerEventRow) -> Node:
+    """What a rule made of a verdict, and why."""
+    names = ("rule", "action", "state", "reason", "answer", "attempts", "created_at", "ended_at")
+    return Node("trigger_event", row.event_id, details=_details(row, *names))
+
+
 _NODE: Mapping[type[Any], Callable[[Any], Node]] = MappingProxyType(
     {
         DatasetRow: dataset_node,
@@ -86,5 +93,6 @@ _NODE: Mapping[type[Any], Callable[[Any], Node]] = MappingProxyType(
         RunRow: run_node,
         ExperimentRow: experiment_node,
         PromotionRow: promotion_node,
+        TriggerEventRow: trigger_event_node,
     }
 )

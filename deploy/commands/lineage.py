@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pipelines.lineage_findings import Report, Sources
 
 SHOWN = (
-    "decision", "kind", "alias", "name", "version", "tenant", "model", "status", "metric_name",
-    "value", "state", "from_version", "to_version", "champion", "adapter", "variant", "subject",
-    "baseline", "actor", "ts", "created_at", "started_at", "user", "input_tokens", "output_tokens",
-    "cost_usd", "git_sha", "blocked", "deleted_at",
+    "decision", "rule", "action", "kind", "alias", "name", "version", "tenant", "model", "status",
+    "metric_name", "value", "state", "from_version", "to_version", "champion", "adapter", "variant",
+    "subject", "baseline", "actor", "ts", "created_at", "started_at", "user", "input_tokens",
+    "output_tokens", "cost_usd", "git_sha", "blocked", "deleted_at",
 )  # fmt: skip
 TIMES = ("ts", "created_at", "started_at", "deleted_at")
 LONGEST = 60
@@ -59,7 +59,7 @@ def show(
         typer.Argument(
             metavar="ID",
             help="request, feedback, key, team, episode, upstream id; data set, training, verdict, "
-            "run, experiment, promotion; NAME/VERSION, adapter, alias",
+            "run, experiment, promotion, trigger event; NAME/VERSION, adapter, alias",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="nodes and edges as JSON")] = False,

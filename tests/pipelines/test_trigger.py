@@ -19,7 +19,9 @@ from pydantic import ValidationError
 from evals.records import Decision, MetricResult, Verdict
 from evals.verdicts import add_verdict
 from gateway.database import Database
+from gateway.lineage import Edge, lineage
 from gateway.settings import Settings, load_settings
+from pipelines.lineage_links import PipelineLinks
 from pipelines.tables import TriggerEventRow
 from pipelines.trigger import FAILED, HELD_BACK, PENDING, SENT, Trigger, events
 from pipelines.trigger_messages import HEADER_CHARACTERS, SECTION_CHARACTERS, incident, slack
@@ -162,6 +164,21 @@ def test_an_alert_is_sent_once_in_slacks_shape_and_signed(office, receiver):
     wanted = hmac.new(secret.encode(), f"{stamp}.".encode() + received.body, hashlib.sha256)
     assert received.headers["x-llmops-signature"] == f"v1={wanted.hexdigest()}"
     assert abs(datetime.now(UTC).timestamp() - int(stamp)) < 60
+
+
+def test_lineage_leads_from_a_verdict_to_what_it_triggered_and_back(office, receiver):
+    office.rules = [{"name": "talk", "webhook": {"url": receiver.url}}]
+    one = alert(0)
+    office.store(one)
+    office.step(1)
+    (event,) = office.rows()
+    for start in (one.verdict_id, event.event_id):
+        found = lineage(start, [PipelineLinks(office.database)])
+        names = f"trigger_event:{event.event_id}", f"verdict:{one.verdict_id}"
+        assert Edge(names[0], "triggered by", names[1]) in found.edges
+    details = found.nodes[f"trigger_event:{event.event_id}"].details
+    assert (details["rule"], details["state"]) == ("talk", SENT)
+    assert "is alert" in details["reason"]
 
 
 def test_what_fails_for_a_while_is_sent_again_later_and_later(office, receiver):

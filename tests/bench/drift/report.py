@@ -91,8 +91,8 @@ def _months(months: Sequence[Result]) -> str:
     return (
         f"{len(months):,} months of {DAYS} days without drift, {looks:,} looks: {len(cried)} "
         f"months with an alarm, **{share:.1%}** (95 % interval {low:.1%} to {high:.1%}; one-sided "
-        f"95 % bound {bound:.1%}). Goal: at most {MOST_ALARMS:.0%}, bound at most {MOST_BOUND:.0%}: "
-        f"{'met' if met else 'MISSED'}. Signals that cried: {by or 'none'}."
+        f"95 % bound {bound:.1%}). Goal: at most {MOST_ALARMS:.0%}, bound at most "
+        f"{MOST_BOUND:.0%}: {'met' if met else 'MISSED'}. Signals that cried: {by or 'none'}."
     )
 
 
