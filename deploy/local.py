@@ -102,10 +102,10 @@ def take_down(home: Path, say: Say) -> int:
 
 
 def _stop_parts(keeper: Keeper, say: Say) -> None:
-    """Controller, gateway, shipper one by one, then the rest at once, then the keeper itself."""
+    """Schedule, controller, gateway, shipper one by one, then the rest at once, then the keeper."""
     process = _keeper_process(keeper)
     try:
-        for part in ("controller", "gateway", "shipper"):
+        for part in ("schedule", "controller", "gateway", "shipper"):
             _stop(keeper, say, {part})
         _stop(keeper, say, {state.part for state in keeper.states()})
         keeper.shutdown()

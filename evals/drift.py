@@ -42,6 +42,7 @@ from gateway.request_log import LogReader
 from prompts.library import BadPromptFile, load_library
 
 TEXTS = ("question", "answer")
+NONE, DAMAGED = "none", "damaged"  # baselines of looks that had nothing to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,13 @@ class Watch:
         return Period(max(oldest, after), _micros(moment), self.plan.most_rows)
 
 
-def traffics(watch: Watch, watched: Watched) -> list[Traffic]:
-    """An entry of the plan taken apart: by tenant if it says so, and by the prompt's versions."""
+def traffics(watch: Watch, watched: Watched, tenant: str | None = None) -> list[Traffic]:
+    """An entry of the plan taken apart: by tenant if it says so, and by the prompt's versions.
+    With `tenant`, its traffic alone."""
     whole = traffic_of(watched)
     period = watch.period(0)
-    parts = [whole]
-    if watched.tenants == "each":
+    parts = [replace(whole, tenant=tenant)]
+    if watched.tenants == "each" and tenant is None:
         found = tenants_of(watch.reader, whole, period)
         parts = [replace(whole, tenant=tenant) for tenant in found]
     return [one for part in parts for one in found_in(watch.reader, part, period) or [part]]
@@ -111,8 +113,10 @@ def _look(watch: Watch, traffic: Traffic) -> Verdict:
         rows = load(watch.home, reference)
         with watch.database.session() as session:
             reference, rows = without_erased(watch.home, reference, rows, session)
-    except (NoReference, ReferenceDamaged) as error:
-        return held(traffic, "none", str(error), watch.now())
+    except NoReference as error:
+        return held(traffic, NONE, str(error), watch.now())
+    except ReferenceDamaged as error:
+        return held(traffic, DAMAGED, str(error), watch.now())
     period = watch.period(reference.last)
     before = _looked_until(watch, traffic.subject)
     fresh = count_rows(watch.reader, traffic, replace(period, after=max(period.after, before)))

@@ -78,21 +78,32 @@ def pin(home: Path, traffic: Traffic, rows: Frame, actor: str) -> Reference:
 
 def find(home: Path, key: str) -> Reference:
     """The reference of `key`. Raises NoReference."""
-    path = folder_of(home, key) / POINTER
     try:
-        return Reference(**orjson.loads(path.read_bytes()))
+        return _read(folder_of(home, key) / POINTER)
     except FileNotFoundError as error:
-        raise NoReference(
-            f"{key}: no reference is pinned; pin one: llmops drift reference pin {key}"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise ReferenceDamaged(f"{path}: cannot be read: {error}; pin a reference anew") from error
+        raise NoReference(f"{key}: no reference is pinned; pin one: {how_to_pin(key)}") from error
 
 
 def every(home: Path) -> list[Reference]:
-    """All that are pinned."""
-    pointers = sorted((home / FOLDER).glob(f"*/{POINTER}"))
-    return [Reference(**orjson.loads(path.read_bytes())) for path in pointers]
+    """All that are pinned. Raises ReferenceDamaged."""
+    return [_read(path) for path in sorted((home / FOLDER).glob(f"*/{POINTER}"))]
+
+
+def how_to_pin(key: str) -> str:
+    """The command that pins a reference of `key` (`Traffic.key`)."""
+    parts = key.split(":")
+    subject = parts[0] if parts[0] != "model" else ":".join(parts[:2])
+    tenant = key.removeprefix(subject).removeprefix(":")
+    command = f"llmops drift reference pin {subject}"
+    return f"{command} --tenant {tenant}" if tenant else command
+
+
+def _read(pointer: Path) -> Reference:
+    try:
+        return Reference(**orjson.loads(pointer.read_bytes()))
+    except (TypeError, ValueError) as error:
+        said = f"{pointer}: cannot be read: {error}; pin a reference anew"
+        raise ReferenceDamaged(said) from error
 
 
 def load(home: Path, reference: Reference) -> Frame:

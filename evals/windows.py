@@ -22,6 +22,8 @@ READ = (
     "request_id", "ts", "user", "prompt_version", "tenant", "status", "input_tokens",
     "output_tokens", "cost_usd", "latency_ms", "contexts", "request", "response",
 )  # fmt: skip
+# What evaluations and judges asked is no traffic; they say so in the request's metadata.
+NOT_OURS = "coalesce(json_extract_string(tags, '$.purpose'), '') NOT IN ('evaluation', 'judge')"
 FAILURES = frozenset(("upstream_error", "upstream_cut", "timeout", "failed", "interrupted"))
 NUMBERS = ("input_tokens", "output_tokens", "cost_usd", "latency_ms")
 CHUNK = 5_000  # rows whose bodies are in memory at once
@@ -61,7 +63,7 @@ class Traffic:
 
     def condition(self) -> tuple[str, list[Any]]:
         """The same as an SQL condition on the request log, and its parameters."""
-        parts = ["endpoint IN (?, ?)", "status <> 'rejected'"]
+        parts = ["endpoint IN (?, ?)", "status <> 'rejected'", NOT_OURS]
         parameters: list[Any] = [CHAT, COMPLETIONS]
         if self.prompt is not None:
             parts.append("prompt_name = ?")

@@ -10,6 +10,7 @@ from deploy.commands.listing import print_table
 from deploy.commands.state import State, failed, open_state
 from gateway.configuration import Configuration, load_configuration, owned_section
 from gateway.costs import since_time
+from gateway.database import Conflict
 
 if TYPE_CHECKING:
     from evals.drift import Watch
@@ -29,24 +30,45 @@ def check(
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="this tenant's traffic alone")] = None,
 ) -> None:
-    """Look at the newest traffic. Exit code 0 if nothing was found, 100 if something was."""
-    from evals.drift import look, traffics
+    """Look at the newest traffic. Exit code 0: nothing was found; 100: something was; 1: nothing
+    could be compared, as where no reference is pinned."""
+    from evals.drift import DAMAGED, NONE
     from evals.records import Decision
 
-    alerts = 0
     with open_state() as state:
         configuration = load_configuration(state.settings.config_path)
         watch = watch_of(state, configuration)
-        entries = _entries(watch, subject, tenant)
-        for watched in entries:
-            for traffic in traffics(watch, watched):
-                if tenant is not None and traffic.tenant != tenant:
-                    continue
+        verdicts = _looks(watch, configuration, _entries(watch, subject), tenant)
+    if any(one is not None and one.decision is Decision.ALERT for one in verdicts):
+        raise typer.Exit(ALERT)
+    baselines = ["" if one is None else one.baseline for one in verdicts]
+    if "" in baselines or DAMAGED in baselines or set(baselines) == {NONE}:
+        raise typer.Exit(1)
+
+
+def _looks(
+    watch: "Watch", configuration: Configuration, entries: "list[Watched]", tenant: str | None
+) -> "list[Verdict | None]":
+    """A look at each traffic there is, told of as it ends; None where one is under way."""
+    from evals.drift import look, traffic_of, traffics
+
+    verdicts: list[Verdict | None] = []
+    for watched in entries:
+        found = traffics(watch, watched, tenant)
+        if not found:
+            said = f"no request in the last {watch.plan.hours:g} hours"
+            typer.echo(f"{traffic_of(watched).subject}: {said}")
+        for traffic in found:
+            try:
                 verdict = look(watch, traffic)
-                alerts += verdict.decision is Decision.ALERT
-                _tell_mlflow(configuration, verdict)
-                _print(verdict)
-    raise typer.Exit(ALERT if alerts else 0)
+            except Conflict as error:
+                typer.secho(f"error: {error.message}", fg="red", err=True)
+                verdicts.append(None)
+                continue
+            _tell_mlflow(configuration, verdict)
+            _print(verdict)
+            verdicts.append(verdict)
+    return verdicts
 
 
 @reference.command()
@@ -130,7 +152,7 @@ def watch_of(state: State, configuration: Configuration) -> "Watch":
     return Watch(state.settings.home, reader, state.database, plan, embedder)
 
 
-def _entries(watch: "Watch", subject: str | None, tenant: str | None) -> "list[Watched]":
+def _entries(watch: "Watch", subject: str | None) -> "list[Watched]":
     from evals.drift_plan import Watched
 
     if subject is None:
@@ -139,8 +161,26 @@ def _entries(watch: "Watch", subject: str | None, tenant: str | None) -> "list[W
         return list(watch.plan.subjects)
     name, model = _named(subject)
     known = [one for one in watch.plan.subjects if (one.prompt, one.model) == (name, model)]
-    tenants = "each" if tenant is not None else "together"
-    return known or [Watched(prompt=name, model=model, tenants=tenants)]
+    if known:
+        return known
+    watched = Watched(prompt=name, model=model)
+    _must_be_known(watch, watched)
+    return [watched]
+
+
+def _must_be_known(watch: "Watch", watched: "Watched") -> None:
+    """A name that nobody has heard of is a mistake, not a quiet subject."""
+    from evals.drift import traffic_of
+    from evals.reference import every
+    from evals.windows import count_rows
+
+    traffic = traffic_of(watched)
+    pinned = {one.key for one in every(watch.home)}
+    if traffic.key not in pinned and not count_rows(watch.reader, traffic, watch.period(0)):
+        raise ValueError(
+            f"{traffic.key}: nobody has asked it in the last {watch.plan.hours:g} hours, and no "
+            "reference of it is pinned; a subject is a prompt's name, or model:ALIAS"
+        )
 
 
 def _named(subject: str) -> tuple[str | None, str | None]:

@@ -32,7 +32,7 @@ def test_the_packaged_default_is_valid(tmp_path: Path):
     parts = _parts(tmp_path, _default())
     assert list(parts) == [
         "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper",
-        "controller",
+        "controller", "schedule",
     ]  # fmt: skip
     assert parts["gateway"].needs == ("redis", "mlflow", "engine", "embeddings")
     assert parts["embeddings"].needs == ("redis",)
@@ -80,6 +80,7 @@ def test_parts_can_be_switched_off(tmp_path: Path):
         stack__redis__enabled=False,
         stack__shipper__enabled=False,
         stack__controller__enabled=False,
+        stack__schedule__enabled=False,
         embeddings=None,
     )
     assert list(_parts(tmp_path, configuration)) == ["admin", "gateway"]
