@@ -8,7 +8,9 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +27,7 @@ from deploy.scheduled_runs import (
 from gateway.settings import Settings
 
 PASSED = (0, 100)  # 100: a gate said no, or there is an alarm; the job did its work
+LLMOPS = (sys.executable, "-P", "-m", "deploy.cli")
 LOWEST = "19"
 STOP_SECONDS = 10.0
 TAIL_BYTES = 2000
@@ -61,8 +64,7 @@ class Runner:
         try:
             with output.open("wb") as file:
                 process = await asyncio.create_subprocess_exec(
-                    "nice", "-n", LOWEST, sys.executable, "-P", "-m", "deploy.cli",
-                    *firing.command,
+                    "nice", "-n", LOWEST, *LLMOPS, *firing.command,
                     stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=file,
                     env={**self._settings.environ, **ONE_THREAD},
                     start_new_session=True, pass_fds=(place,),
@@ -78,6 +80,16 @@ class Runner:
             self._runs.end(run_id, state, exit_code, message)
         _log.info("%s: %s (exit code %s)", firing.job, state, exit_code)
         return exit_code
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Run a command of `llmops` in the place of the schedule, in a container of its own.
+
+    Raises: SystemExit with its exit code, if it did not do its work.
+    """
+    done = subprocess.run([*LLMOPS, *command], check=False)
+    if done.returncode not in PASSED:
+        raise SystemExit(done.returncode)
 
 
 async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int | None:

@@ -32,7 +32,7 @@ class Command:
         self.write()
 
     def write(self, **sections: Any) -> None:
-        given = {
+        given: dict[str, Any] = {
             "upstreams": {"up": {"url": "http://127.0.0.1:9/v1"}},
             "models": {"*": {"upstream": "up"}},
             "drift": {"least_rows": 200, "subjects": [{"prompt": "assistant"}]},
