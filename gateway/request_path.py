@@ -187,8 +187,9 @@ class InferenceEndpoint:
         record.user, record.episode_id = user or record.user, episode
         unit = unit_of(record.user, record.episode_id, work.key.key_id)
         variant = split.choose(work.key.tenant, unit)
+        resolved = prompts.resolve(asked, variant.prompt_version)
         record.variant, record.experiment = variant.name, split.experiment_id
-        return prompts.resolve(asked, variant.prompt_version)
+        return resolved
 
     def _validate(self, work: Inference) -> None:
         started = time.perf_counter()

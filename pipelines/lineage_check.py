@@ -13,7 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.errors import NotFound
+from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import champion_of
+from pipelines.experiment import title_of
 from pipelines.lineage_erasures import Excuses
 from pipelines.lineage_findings import Findings, Link, LinkState, Origins, Report, Sources
 from pipelines.lineage_heard import check_heard
@@ -27,15 +29,17 @@ from pipelines.lineage_moves import (
     check_promotion,
     check_split,
 )
-from pipelines.lineage_names import aliases_of, names_in
+from pipelines.lineage_names import aliases_of, names_in, prompts_in
 from pipelines.lineage_origin import check_version
+from pipelines.lineage_prompts import check_prompt
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow, RunRow
 
 __all__ = ["Link", "LinkState", "Report", "Sources", "check", "check_champion", "check_one"]
 
 
 def check(sources: Sources, name: str | None = None) -> Report:
-    """Check all versions of `name`, or of every registered model, and all that moved traffic.
+    """Check all versions of `name`, or of every registered model and prompt, and all that moved
+    traffic. A prompt's name is `prompt:NAME`.
 
     Raises:
         NotFound: nothing is known of `name`.
@@ -43,17 +47,20 @@ def check(sources: Sources, name: str | None = None) -> Report:
     """
     checking = _Checking.begun(sources, name)
     with sources.database.session() as session:
-        known = names_in(session)
-        if name is not None and name not in known:
+        models, prompts = names_in(session), prompts_in(session)
+        if name is not None and name not in (*models, *prompts):
             raise NotFound(
                 f"no model {name!r} was registered by this installation (there are: "
-                f"{', '.join(known) or 'none'})",
+                f"{', '.join((*models, *prompts)) or 'none'})",
                 param="name",
             )
-        wanted = known if name is None else [name]
+        wanted = [one for one in models if name in (None, one)]
         versions = [(one, v) for one in wanted for v in checking.versions(session, one)]
-        checking.moves(session, wanted, everything=name is None)
+        if wanted or name is None:
+            checking.moves(session, wanted, everything=name is None)
         checking.origins(session, versions)
+        asked = [one for one in prompts if name in (None, one)]
+        versions += checking.prompts(session, asked)
     return checking.report(versions)
 
 
@@ -99,7 +106,7 @@ class _Checking:
         aliases = None
         if name is not None:
             with sources.database.session() as session:
-                aliases = aliases_of(session, [name])
+                aliases = [name] if name.startswith(PROMPT_SPLIT) else aliases_of(session, [name])
         return cls(sources, Findings(), answered(sources.reader, aliases))
 
     def versions(self, session: Session, name: str) -> list[str]:
@@ -137,6 +144,18 @@ class _Checking:
                 check_split(session, self.findings, alias)
         for name in names:
             check_aliases(self.sources, session, self.findings, name)
+
+    def prompts(self, session: Session, aliases: Sequence[str]) -> list[tuple[str, str]]:
+        """All versions of prompts, moves of `production` and experiments; the versions."""
+        found: list[tuple[str, str]] = []
+        for alias in aliases:
+            with self.findings.reading(title_of(alias).place):
+                found += check_prompt(self.sources, session, self.findings, alias)
+            check_audit(session, self.findings, [alias])
+            tried = select(ExperimentRow).where(ExperimentRow.alias == alias)
+            newest = ExperimentRow.experiment_id.desc()
+            self._experiments(session, session.scalars(tried.order_by(newest)))
+        return found
 
     def part(self, session: Session, name: str, version: str) -> None:
         """What a version had part in."""

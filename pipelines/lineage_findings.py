@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from gateway.database import Database
+from gateway.errors import NotFound
 from gateway.request_log import LogReader
 from pipelines.lineage_erasures import Excuses
 from pipelines.lineage_mlflow import MLflowFacts
@@ -150,7 +151,7 @@ class Findings:
         """A row that cannot be understood is one broken link, and ends the block."""
         try:
             yield
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, NotFound) as error:
             self.broken(of, "its row", f"cannot be read ({error!r}); {RESTORE}")
 
     def _add(self, link: Link) -> None:

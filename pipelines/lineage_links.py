@@ -24,6 +24,7 @@ from gateway.database import Database
 from gateway.lineage import Node, Relations
 from gateway.lineage_links import COLUMNS, RECENT, request_node
 from gateway.request_log import LogReader
+from gateway.variants import PROMPT_SPLIT
 from pipelines.lineage_nodes import node_of
 from pipelines.tables import (
     DatasetExampleRow,
@@ -284,7 +285,7 @@ def _run_effects(session: Session, node: Node) -> Relations:
 
 def _experiment_causes(session: Session, node: Node) -> Relations:
     details = node.details
-    if not details:
+    if not details or details["alias"].startswith(PROMPT_SPLIT):  # see `pipelines.prompt_links`
         return
     yield "tried on", Node("model", details["alias"])
     if details["version"]:

@@ -16,6 +16,7 @@ from evals.verdicts import VerdictRow
 from gateway.audit import AuditRow
 from gateway.request_log import LogReader
 from gateway.splits import find_split
+from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import (
     BASE,
     CHALLENGER,
@@ -24,10 +25,9 @@ from pipelines.champion import (
     RUNNING,
     adapter_of,
     champion_of,
-    find_version,
     running_experiment,
 )
-from pipelines.experiment import PROMOTED, STOPPED
+from pipelines.experiment import PROMOTED, ROLLED_BACK, STOPPED, title_of
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Sources, differences
 from pipelines.lineage_names import BEGUN, told
 from pipelines.promotion import PREVIOUS, wanted_aliases
@@ -42,16 +42,17 @@ class Answered:
     experiment: str | None
     variant: str | None
     adapter: str | None
+    prompt_version: str | None
     requests: int
 
 
 def answered(reader: LogReader, aliases: Collection[str] | None) -> list[Answered]:
     """What the log says of them, counted; None: of every alias."""
     found = reader.select(
-        "SELECT model, experiment, variant, adapter, count(*) FROM requests"
-        " WHERE (? OR model IN (SELECT unnest(?::VARCHAR[])))"
+        "SELECT model, experiment, variant, adapter, prompt_version, count(*) FROM requests"
+        " WHERE (? OR list_has_any(?::VARCHAR[], [model, ? || prompt_name]))"
         " AND (experiment IS NOT NULL OR adapter IS NOT NULL) GROUP BY ALL ORDER BY ALL",
-        [aliases is None, list(aliases or ())],
+        [aliases is None, list(aliases or ()), PROMPT_SPLIT],
     )
     return [Answered(*row) for row in found.rows]
 
@@ -63,7 +64,7 @@ def check_audit(session: Session, findings: Findings, aliases: Collection[str] |
         if not known and (aliases is None or one.alias in aliases):
             gone = f"not in the state database, but audit row {one.audit_id} tells of it; {RESTORE}"
             what = f"{one.table.__tablename__} {one.identifier}"
-            findings.broken(f"model {one.alias}", what, gone)
+            findings.broken(title_of(one.alias).place, what, gone)
 
 
 def check_promotion(session: Session, findings: Findings, row: PromotionRow) -> None:
@@ -94,18 +95,18 @@ def check_experiment(
     session: Session, findings: Findings, row: ExperimentRow, log: Sequence[Answered]
 ) -> None:
     """An experiment: its audit rows, arms, verdict and promotion, and what the log says of it."""
-    of = f"experiment {row.experiment_id}"
+    of, title = f"experiment {row.experiment_id}", title_of(row.alias)
     _check_trail(session, findings, row)
     if row.version is not None:
-        _check_there(session, findings, of, (ModelVersionRow, (row.name, row.version)))
+        gone = [] if title.served(session, row.name, row.version) else ["not in the state database"]
+        findings.judged(of, title.called(row.name, row.version), gone)
     _check_arms(session, findings, row, log)
     _check_verdict(session, findings, row)
-    if row.state == PROMOTED:
-        query = select(PromotionRow.promotion_id)
-        query = query.where(PromotionRow.experiment_id == row.experiment_id)
-        promotion_id = session.scalars(query).first()
-        missing = ["it ended as promoted, and no promotion names it"]
-        findings.judged(of, "promotion", [] if promotion_id else missing, promotion_id or "")
+    watches = row.plan.get("watches") is not None
+    if row.state == PROMOTED or (watches and row.state == ROLLED_BACK):
+        moves = title.moves_of(session, row.experiment_id)
+        missing = [f"it ended as {row.state}, and no promotion or rollback names it"]
+        findings.judged(of, "promotion", [] if moves else missing, ", ".join(moves))
 
 
 def check_split(session: Session, findings: Findings, alias: str) -> None:
@@ -115,12 +116,12 @@ def check_split(session: Session, findings: Findings, alias: str) -> None:
     if running is None:
         wanted = _traffic({CHAMPION: adapter})
     else:
-        wanted = _traffic(_adapters(running.arms), running.experiment_id)
+        wanted = _traffic(_arms(running.arms, "adapter"), running.experiment_id)
     split = find_split(session, alias)
     if split is None:
         found = _traffic({CHAMPION: None})
     else:
-        found = _traffic(_adapters(split.as_dict()["arms"]), split.experiment_id)
+        found = _traffic(_arms(split.as_dict()["arms"], "adapter"), split.experiment_id)
     wrong = [f"its traffic goes to {found}, it should go to {wanted}"] if found != wanted else []
     cure = "roll back, then promote again" if running is None else "stop the experiment"
     findings.judged(f"model {alias}", "split", wrong, found, cure)
@@ -216,8 +217,8 @@ def _check_trail(session: Session, findings: Findings, row: ExperimentRow) -> No
         findings.judged(of, f"audit row {action}", problems, "" if entry is None else entry.id)
 
 
-def _adapters(arms: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    return {arm["variant"]["name"]: arm["variant"]["adapter"] for arm in arms}
+def _arms(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, str | None]:
+    return {arm["variant"]["name"]: arm["variant"][column] for arm in arms}
 
 
 def _traffic(adapters: Mapping[str, str | None], experiment_id: str | None = None) -> str:
@@ -229,20 +230,21 @@ def _traffic(adapters: Mapping[str, str | None], experiment_id: str | None = Non
 def _check_arms(
     session: Session, findings: Findings, row: ExperimentRow, log: Sequence[Answered]
 ) -> None:
-    """That the log's requests of it carry its arms, and each its own adapter."""
-    of = f"experiment {row.experiment_id}"
-    arms, problems = _adapters(row.arms), []
-    candidate = find_version(session, row.name, row.version)
-    if candidate is not None:
-        problems += differences({CHALLENGER: candidate.adapter}, arms)
+    """That the log's requests of it carry its arms, and each what its arm stands for."""
+    of, title = f"experiment {row.experiment_id}", title_of(row.alias)
+    arms, problems = _arms(row.arms, title.column), []
+    if row.version is not None:
+        wanted = title.served(session, row.name, row.version)
+        problems += [] if wanted is None else differences({CHALLENGER: wanted}, arms)
     seen: dict[str, int] = dict.fromkeys(arms, 0)
     for one in log:
         if one.experiment != row.experiment_id:
             continue
-        if one.variant is None or one.adapter != arms.get(one.variant, "no such arm"):
+        got = getattr(one, title.column)
+        if one.variant is None or got != arms.get(one.variant, "no such arm"):
             problems.append(
-                f"{one.requests} requests in the log are arm {one.variant} with adapter "
-                f"{one.adapter or 'none'}, which it does not have"
+                f"{one.requests} requests in the log are arm {one.variant} with {title.column} "
+                f"{got or 'none'}, which it does not have"
             )
         else:
             seen[one.variant] += one.requests
@@ -263,12 +265,12 @@ def _check_verdict(session: Session, findings: Findings, row: ExperimentRow) -> 
         findings.broken(of, to, f"not in the state database; {RESTORE}")
         return
     told: Mapping[str, Any] = verdict.evidence
-    arms = _adapters(row.arms)
+    subjects = title_of(row.alias).subjects(session, row)
     expected = {
         "experiment_id": row.experiment_id,
         "version": row.version,
-        "subject": arms.get(CHALLENGER) or BASE,
-        "baseline": arms.get(CHAMPION) or BASE,
+        "subject": subjects[CHALLENGER],
+        "baseline": subjects[CHAMPION],
     }
     measured = {"subject": verdict.subject, "baseline": verdict.baseline}
     problems = differences(expected, {**told, **measured})

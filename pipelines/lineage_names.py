@@ -11,7 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.audit import AuditRow
+from gateway.prompt_versions import PromptVersionRow
 from gateway.splits import SplitRow, split_of
+from gateway.variants import PROMPT_SPLIT
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow, RunRow
 
 NAMED = (ModelVersionRow, RunRow, ExperimentRow, PromotionRow)
@@ -53,7 +55,18 @@ def told(session: Session) -> Iterator[Told]:
 def names_in(session: Session) -> list[str]:
     """Registered models that anything is known of."""
     found = {name for table in NAMED for name in session.scalars(select(table.name))}
-    return sorted(found | {one.name for one in told(session) if one.name is not None})
+    found |= {one.name for one in told(session) if one.name is not None}
+    return sorted(name for name in found if not name.startswith(PROMPT_SPLIT))
+
+
+def prompts_in(session: Session) -> list[str]:
+    """`prompt:NAME` of every prompt that anything is known of."""
+    found = {PROMPT_SPLIT + name for name in session.scalars(select(PromptVersionRow.name))}
+    for column in (ExperimentRow.alias, SplitRow.alias, AuditRow.subject):
+        query = select(column).where(column.startswith(PROMPT_SPLIT, autoescape=True)).distinct()
+        found |= set(session.scalars(query))
+    found |= {one.alias for one in told(session) if one.alias.startswith(PROMPT_SPLIT)}
+    return sorted(found)
 
 
 def aliases_of(session: Session, names: Collection[str]) -> list[str]:

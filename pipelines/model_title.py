@@ -1,8 +1,9 @@
 """The title of a model's alias: its champion. Promotions are its record, the split its traffic."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.database import Conflict
@@ -19,15 +20,18 @@ from pipelines.champion import (
     give_all_traffic,
     move_champion,
 )
-from pipelines.tables import ExperimentRow, ModelVersionRow
+from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
 from pipelines.title import Entrants
 
 
 class ModelTitle:
     """See `pipelines.title.Title`."""
 
+    column = "adapter"
+
     def __init__(self, alias: str):
         self.alias = alias
+        self.place = f"model {alias}"
 
     def holder(self, session: Session) -> str | None:
         """The champion's version."""
@@ -62,6 +66,19 @@ class ModelTitle:
     def subjects(self, session: Session, row: ExperimentRow) -> Mapping[str, str]:
         """The arms' adapters; an adapter's name is made of its content."""
         return {arm["variant"]["name"]: arm["variant"]["adapter"] or BASE for arm in row.arms}
+
+    def served(self, session: Session, name: str, version: str | None) -> str | None:
+        """The version's adapter."""
+        return adapter_of(session, name, version)
+
+    def called(self, name: str, version: str) -> str:
+        """As MLflow's registry has it."""
+        return f"model_version {name}/{version}"
+
+    def moves_of(self, session: Session, experiment_id: str) -> Sequence[str]:
+        """Promotions and rollbacks."""
+        query = select(PromotionRow.promotion_id)
+        return session.scalars(query.where(PromotionRow.experiment_id == experiment_id)).all()
 
     def give_all_traffic(self, session: Session) -> None:
         """One arm with the champion's adapter."""

@@ -35,6 +35,7 @@ from prompts.prompt import Prompt
 FIRST, PROMOTE, ROLLBACK, LABEL = "first", "promote", "rollback", "label"
 ACTIONS = tuple(f"prompt.{kind}" for kind in (FIRST, PROMOTE, ROLLBACK))
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+EXPERIMENT, VERDICT = "experiment_id", "verdict_id"  # in a move's evidence
 LABEL_CHARACTERS = 64
 LOOK_AGAIN_SECONDS = 60.0
 RESERVED = re.compile(r"latest|v[0-9]+")  # by MLflow, for itself
@@ -92,10 +93,15 @@ def subject_of(prompt: Prompt) -> str:
     return f"prompt:{prompt.name}@{prompt.content_hash[:12]}"
 
 
+def moves_of(session: Session, name: str) -> list[AuditRow]:
+    """The moves of a prompt's `production`, oldest first."""
+    query = select(AuditRow).where(AuditRow.subject == _subject(name), AuditRow.action.in_(ACTIONS))
+    return list(session.scalars(query.order_by(AuditRow.id)))
+
+
 def production_of(session: Session, name: str) -> Production:
     """What `production` names, and what it named before."""
-    query = select(AuditRow).where(AuditRow.subject == _subject(name), AuditRow.action.in_(ACTIONS))
-    moves = list(session.scalars(query.order_by(AuditRow.id)))
+    moves = moves_of(session, name)
     stack: list[str] = []
     for move in moves:
         version = str((move.after or {})["version"])
@@ -138,8 +144,8 @@ def move_label(session: Session, move: LabelMove) -> str:
             evidence={
                 "content_hash": row.content_hash,
                 "git_sha": row.git_sha,
-                "verdict_id": move.verdict_id,
-                "experiment_id": move.experiment_id,
+                VERDICT: move.verdict_id,
+                EXPERIMENT: move.experiment_id,
                 **(move.evidence or {}),
             },
         ),

@@ -1,19 +1,21 @@
 """The title of a prompt: the version that `production` names. The audit trail is its record."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
 from evals.records import Decision
 from evals.verdicts import verdicts_on
 from gateway.database import Conflict
-from gateway.prompt_versions import PRODUCTION, PromptVersionRow
+from gateway.prompt_versions import PRODUCTION, PromptVersionRow, find_version
 from gateway.splits import drop_split
 from gateway.variants import PROMPT_SPLIT, Variant
 from pipelines.champion import CHALLENGER, CHAMPION, Move
 from pipelines.prompt_labels import (
+    EXPERIMENT,
     LabelMove,
     move_label,
+    moves_of,
     production_of,
     require_prompt,
     require_version,
@@ -27,9 +29,12 @@ from prompts.prompt import Prompt, Variable
 class PromptTitle:
     """See `pipelines.title.Title`."""
 
+    column = "prompt_version"
+
     def __init__(self, alias: str):
         self.alias = alias
         self.name = alias.removeprefix(PROMPT_SPLIT)
+        self.place = f"prompt {self.name}"
 
     def holder(self, session: Session) -> str | None:
         """The production version."""
@@ -74,6 +79,20 @@ class PromptTitle:
             arm: subject_of(require_version(session, self.name, version).prompt)
             for arm, version in versions.items()
         }
+
+    def served(self, session: Session, name: str, version: str | None) -> str | None:
+        """The version itself."""
+        there = version is not None and find_version(session, self.name, version) is not None
+        return version if there else None
+
+    def called(self, name: str, version: str) -> str:
+        """Prompt and version."""
+        return f"prompt {self.name}@{version}"
+
+    def moves_of(self, session: Session, experiment_id: str) -> Sequence[str]:
+        """Rows of the audit trail."""
+        moves = moves_of(session, self.name)
+        return [row.id for row in moves if (row.evidence or {}).get(EXPERIMENT) == experiment_id]
 
     def give_all_traffic(self, session: Session) -> None:
         """No split: the label says what everybody gets."""

@@ -7,7 +7,7 @@ between the two is in their titles, `pipelines.model_title` and `pipelines.promp
 All methods work in the caller's transaction; those that change something, under `hold`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,9 +40,16 @@ class Entrants:
 
 
 class Title(Protocol):
-    """The title of one alias."""
+    """The title of one alias.
+
+    Attributes:
+        place: the alias, for people.
+        column: field of a variant, and column of the log, that says what an arm's users get.
+    """
 
     alias: str
+    place: str
+    column: str
 
     def holder(self, session: Session) -> str | None:
         """The version that has it; None is the plain base model."""
@@ -62,6 +69,15 @@ class Title(Protocol):
 
     def subjects(self, session: Session, row: ExperimentRow) -> Mapping[str, str]:
         """What a verdict calls each arm of an experiment."""
+
+    def served(self, session: Session, name: str, version: str | None) -> str | None:
+        """The value of `column` for a version; None if there is no such version."""
+
+    def called(self, name: str, version: str) -> str:
+        """A version's name in lineage."""
+
+    def moves_of(self, session: Session, experiment_id: str) -> Sequence[str]:
+        """Ids of the moves of the title that an experiment decided."""
 
     def give_all_traffic(self, session: Session) -> None:
         """Let the holder answer everybody."""

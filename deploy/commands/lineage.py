@@ -16,6 +16,7 @@ from gateway.lineage import Edge, Lineage, Links, Node, lineage
 from gateway.lineage_links import GatewayLinks
 from gateway.request_log import LogUnavailable
 from pipelines.lineage_links import PipelineLinks
+from pipelines.prompt_links import PromptLinks
 
 if TYPE_CHECKING:
     from deploy.demo.stage import Chain
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "decision", "rule", "action", "kind", "alias", "name", "version", "tenant", "model", "status",
-    "metric_name", "value", "state", "from_version", "to_version", "champion", "adapter", "variant",
+    "metric_name", "value", "state", "labels", "from_version", "to_version", "champion", "adapter",
+    "variant",
     "subject", "baseline", "actor", "ts", "created_at", "started_at", "user", "input_tokens",
     "output_tokens", "cost_usd", "git_sha", "blocked", "deleted_at",
 )  # fmt: skip
@@ -59,7 +61,8 @@ def show(
         typer.Argument(
             metavar="ID",
             help="request, feedback, key, team, episode, upstream id; data set, training, verdict, "
-            "run, experiment, promotion, trigger event; NAME/VERSION, adapter, alias",
+            "run, experiment, promotion, trigger event; NAME/VERSION, adapter, alias; prompt:NAME, "
+            "NAME@VERSION",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="nodes and edges as JSON")] = False,
@@ -79,7 +82,9 @@ def show(
 
 @app.command()
 def check(
-    name: Annotated[str | None, typer.Argument(help="a registered model; all by default")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a registered model, or prompt:NAME; all by default")
+    ] = None,
     champion: Annotated[
         bool, typer.Option("--champion", help="only the version that is champion now")
     ] = False,
@@ -230,7 +235,9 @@ def label(node: Node) -> Text:
 
 def _found(installation: "Installation", identifier: str) -> Lineage:
     reader, database = installation.reader, installation.database
-    links: list[Links] = [GatewayLinks(database, reader), PipelineLinks(database, reader)]
+    links: list[Links] = [
+        part(database, reader) for part in (GatewayLinks, PipelineLinks, PromptLinks)
+    ]
     try:
         return lineage(identifier, links)
     except LogUnavailable as error:
