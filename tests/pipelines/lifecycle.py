@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import uuid_utils
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from evals.records import Decision, Verdict
 from evals.verdicts import add_verdict
@@ -232,3 +232,23 @@ def backdate(database: Database, experiment: ExperimentRow, started_at: datetime
     with database.transaction() as session:
         session.get_one(ExperimentRow, experiment.experiment_id).started_at = started_at
     experiment.started_at = started_at
+
+
+def refuse_writes(database: Database, table: str) -> None:
+    """Let the database refuse every write to `table`."""
+    if database.engine.dialect.name == "sqlite":
+        statements = [
+            f"CREATE TRIGGER no_{when} BEFORE {when} ON {table} "
+            "BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
+            for when in ("INSERT", "UPDATE")
+        ]
+    else:
+        statements = [
+            "CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE EXCEPTION 'refused for the test'; END$$",
+            f"CREATE TRIGGER no_write BEFORE INSERT OR UPDATE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_it()",
+        ]
+    with database.connection() as connection:
+        for statement in statements:
+            connection.execute(text(statement))

@@ -30,6 +30,7 @@ from tests.pipelines.lifecycle import (
     backdate,
     begin,
     plan,
+    refuse_writes,
     seed_version,
     state_of,
 )
@@ -339,26 +340,6 @@ async def test_a_conclusion_that_breaks_off_leaves_nothing_behind(services, data
     assert (after.promotions, after.experiments[0].state) == ([], "running")
     with database.session() as session:
         assert session.execute(text("SELECT count(*) FROM verdict")).scalar_one() == 1
-
-
-def refuse_writes(database: Database, table: str) -> None:
-    """Let the database refuse every write to `table`."""
-    if database.engine.dialect.name == "sqlite":
-        statements = [
-            f"CREATE TRIGGER no_{when} BEFORE {when} ON {table} "
-            "BEGIN SELECT RAISE(ABORT, 'refused for the test'); END"
-            for when in ("INSERT", "UPDATE")
-        ]
-    else:
-        statements = [
-            "CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$BEGIN RAISE EXCEPTION 'refused for the test'; END$$",
-            f"CREATE TRIGGER no_write BEFORE INSERT OR UPDATE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION refuse_it()",
-        ]
-    with database.connection() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
 
 
 async def test_it_can_be_stopped_by_hand(services, database):

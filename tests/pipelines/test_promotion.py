@@ -32,11 +32,12 @@ from tests.pipelines.lifecycle import (
     FakeRegistry,
     adapter_name,
     begin,
+    refuse_writes,
     seed_version,
     state_of,
 )
 from tests.pipelines.scripted_engine import ScriptedEngine
-from tests.pipelines.test_experiment import BAD, GOOD, observed, refuse_writes
+from tests.pipelines.test_experiment import BAD, GOOD, observed
 
 pytest_plugins = ("tests.state_databases",)
 
