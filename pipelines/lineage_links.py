@@ -229,9 +229,8 @@ def _version_effects(session: Session, node: Node) -> Relations:
     tried = select(ExperimentRow).where(
         ExperimentRow.name == name, ExperimentRow.version == version
     )
-    yield from (
-        ("tried", one) for one in _nodes(session, tried.order_by(ExperimentRow.experiment_id))
-    )
+    tried = tried.order_by(ExperimentRow.experiment_id)
+    yield from (("tried", one) for one in _nodes(session, tried))
     moves = select(PromotionRow).where(
         PromotionRow.name == name,
         or_(
