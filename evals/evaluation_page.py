@@ -10,6 +10,7 @@ from evals.evaluation_report import (
     Row,
     figure,
     interval,
+    label,
     markdown,
     meaning,
     plain,
@@ -24,7 +25,7 @@ SHOWN_CHARACTERS = 4_000  # of a text
 BOOKED = ("latency", "cost", "output_tokens")  # in which no value is a good or a bad one
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --blue: #2f6fb5; --red: #b3312f }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem } h2 { font-size: 1.1rem; margin: 2rem 0 .6rem }
 .quiet { opacity: .7 } .badge { border-radius: .3rem; color: #fff; padding: .1rem .55rem }
 .promote { background: #237a3b } .hold { background: #666 } .reject, .alert { background: #b3312f }
@@ -32,8 +33,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem .3rem 0; text-align: right;
   vertical-align: top }
 th { font-weight: 600; position: sticky; top: 0; background: Canvas } .cases th { cursor: pointer }
-th:first-child, td:first-child, .text { text-align: left } .text { max-width: 26rem }
-summary { cursor: pointer; overflow-wrap: anywhere } td.bad { color: var(--red); font-weight: 600 }
+th:first-child, td:first-child, .text { text-align: left }
+.cases .text { min-width: 26rem; max-width: 40rem }
+summary { cursor: pointer; overflow-wrap: anywhere }
+td.bad { color: var(--red); font-weight: 600 }
 dl { margin: .4rem 0; overflow-wrap: anywhere } dt { font-weight: 600; font-size: .85rem }
 dd { margin: 0 0 .4rem; white-space: pre-wrap } svg { display: block }
 .bar { fill: var(--blue) } .axis { stroke: var(--line) }
@@ -86,7 +89,7 @@ def page(report: EvaluationReport) -> str:
 
 
 def _beside(report: EvaluationReport) -> str:
-    return "" if report.baseline is None else f", beside {escape(report.baseline[0])}"
+    return "" if report.baseline is None else f"; compared with {escape(report.baseline[0])}"
 
 
 def _metrics(report: EvaluationReport) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _metrics(report: EvaluationReport) -> Iterator[str]:
     yield '<th class="text">distribution</thead><tbody>'
     results = {one.name: one for one in report.verdict.metrics}
     for one in report.summaries:
-        cells = [one.name, figure(one.mean), interval(one.low, one.high)]
+        cells = [label(one.name), figure(one.mean), interval(one.low, one.high)]
         coverage = f"{100 * one.coverage.share:.0f} %" if one.applicable else "not applicable"
         yield f"<tr>{''.join(f'<td>{escape(cell)}' for cell in cells)}"
         if compared:
@@ -118,7 +121,7 @@ def _histogram(report: EvaluationReport, summary: Summary) -> str:
     values = report.evaluation.known(summary.name)
     if not values or not summary.applicable:
         return ""
-    counts, low, high = binned(values)
+    counts, low, high = binned(values, share=summary.name not in BOOKED)
     tallest, step = max(counts), WIDTH / len(counts)
     drawn = [
         f'<rect class="bar" x="{place * step + 1:.1f}" width="{step - 2:.1f}" '
@@ -136,15 +139,13 @@ def _histogram(report: EvaluationReport, summary: Summary) -> str:
     )
 
 
-def binned(values: Sequence[float]) -> tuple[list[int], float, float]:
+def binned(values: Sequence[float], *, share: bool) -> tuple[list[int], float, float]:
     """How many values lie in each of equal parts of their range, and its ends.
 
-    Shares have the range from 0 to 1, zeros and ones a part each.
+    A `share` has the range from 0 to 1, zeros and ones a part each.
     """
-    low, high = min(values), max(values)
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    number = 2 if is_binary(values) else BINS
+    low, high = (0.0, 1.0) if share else (min(values), max(values))
+    number = 2 if share and is_binary(values) else BINS
     counts = [0] * number
     for value in values:
         place = 0 if high == low else int((value - low) / (high - low) * number)
@@ -165,7 +166,7 @@ def _answers(report: EvaluationReport) -> Iterator[str]:
     names = list(report.evaluation.scores)
     yield '<div class="wide"><table class="cases"><thead><tr><th>case'
     yield '<th class="text">answer' if report.spoken else "<th>request"
-    yield f"{''.join(f'<th>{escape(name)}' for name in names)}</thead><tbody>"
+    yield f"{''.join(f'<th>{escape(label(name))}' for name in names)}</thead><tbody>"
     for row in rows_of(report):
         shown = _opened(row) if report.spoken else escape(row.answer.request_id or "")
         yield f'<tr><td>{escape(row.case.case_id)}<td class="text">{shown}'
@@ -191,6 +192,7 @@ def _opened(row: Row) -> str:
     messages = "\n\n".join(f"[{one['role']}] {one['content']}" for one in case.messages)
     known: list[tuple[str, Any]] = [
         ("answer", answer.text),
+        ("answer of the baseline", row.beside.text if row.beside else None),
         ("error", answer.error),
         ("expected", plain(case.expected)),
         ("reference", case.reference),

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 
 from evals.evaluation import Evaluation
-from evals.evaluation_verdict import Summary, summary_of
+from evals.evaluation_verdict import Summary, summary_of, unquoted
 from evals.records import Answer, Case, Decision, MetricResult, Verdict
 
 SHOWN_REASONS = 3
-QUOTES = ("input_value=", ": '", ': "')  # where what is quoted of a text begins in a reason
+UNITS = {"latency": "ms", "cost": "USD"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,18 @@ class EvaluationReport:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One answer, and what was measured of it; `before`: the baseline's values of the case."""
+    """One answer, and what was measured of it.
+
+    Attributes:
+        before: the baseline's values of the case; beside: its answer with the same seed.
+    """
 
     case: Case
     answer: Answer
     values: Mapping[str, float | None]
     reasons: Mapping[str, str | None]
     before: Mapping[str, float | None]
+    beside: Answer | None
 
 
 def rows_of(report: EvaluationReport) -> Iterator[Row]:
@@ -92,17 +97,11 @@ def rows_of(report: EvaluationReport) -> Iterator[Row]:
             scores = {name: rows[place][seed] for name, rows in evaluation.scores.items()}
             reasons = {name: score.reason for name, score in scores.items()}
             if not report.spoken:
-                reasons = {name: unquoted(why) for name, why in reasons.items()}
+                reasons = {name: why and unquoted(why) for name, why in reasons.items()}
             values = {name: score.value for name, score in scores.items()}
-            yield Row(case, answer, values, reasons, {n: one[place] for n, one in before.items()})
-
-
-def unquoted(reason: str | None) -> str | None:
-    """A reason without what it quotes of a text."""
-    if reason is None:
-        return None
-    cut = min((reason.find(mark) for mark in QUOTES if mark in reason), default=len(reason))
-    return reason[:cut].strip(" [:")
+            known = {name: one[place] for name, one in before.items()}
+            beside = None if baseline is None else baseline.answers[place][seed]
+            yield Row(case, answer, values, reasons, known, beside)
 
 
 def table_of(report: EvaluationReport) -> tuple[list[str], list[list[Any]]]:
@@ -180,7 +179,7 @@ def _table(report: EvaluationReport) -> list[str]:
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     results = {one.name: one for one in report.verdict.metrics}
     for one in report.summaries:
-        cells = [one.name, figure(one.mean), interval(one.low, one.high)]
+        cells = [label(one.name), figure(one.mean), interval(one.low, one.high)]
         if compared:
             cells += _difference(results.get(one.name))
         coverage = f"{100 * one.coverage.share:.0f} %"
@@ -195,12 +194,20 @@ def _difference(result: MetricResult | None) -> list[str]:
     return [figure(result.baseline), f"{figure(result.delta, signed=True)} {around}".strip()]
 
 
+def label(metric: str) -> str:
+    """A metric's name with its unit, if it has one."""
+    unit = UNITS.get(metric)
+    return metric if unit is None else f"{metric} ({unit})"
+
+
 def figure(value: float | None, *, signed: bool = False) -> str:
     """A number as people read it: four digits that count."""
     if value is None:
         return "-"
     sign = "+" if signed else ""
-    return f"{value:{sign}.1f}" if abs(value) >= 1000 else f"{value:{sign}.4g}"
+    if abs(value) >= 1000:
+        return f"{value:{sign}.0f}"
+    return f"{value:{sign}.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:{sign}.7f}"
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:

@@ -164,7 +164,7 @@ def keep(home: Path, report: EvaluationReport) -> Path:
     """Write the report into a folder of its own; the oldest ones of the prompt are removed."""
     verdict, name = report.verdict, report.evaluation.name
     place = home / "evaluations" / name
-    folder = place / f"{verdict.created_at:%Y%m%dT%H%M%S}-{verdict.verdict_id[-6:]}"
+    folder = place / f"{verdict.created_at:%Y%m%dT%H%M%S}-{verdict.verdict_id}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     columns, rows = table_of(report)
     put(folder / TABLE, orjson.dumps({"columns": columns, "data": rows}))

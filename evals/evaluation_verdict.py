@@ -24,6 +24,7 @@ from gateway.database import now
 
 SUBJECT = "evaluation:"
 NOTHING = "none"  # the baseline of an evaluation by itself
+QUOTES = ("input_value=", ": '", ': "')  # where a quotation begins in a reason
 LEAST_VALUES = 20  # below which a requirement decides nothing
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
@@ -201,8 +202,14 @@ def _also(summaries: Any) -> list[str]:
     for one in summaries:
         if one.failed:
             count = f"{one.failed} of {one.coverage.carrying} answers got no value"
-            said.append(f"{one.name}: {count} ({one.reason})")
+            said.append(f"{one.name}: {count} ({unquoted(one.reason or 'no reason')})")
     return said
+
+
+def unquoted(reason: str) -> str:
+    """A reason without what it quotes of a text: that is the log's to keep, and to erase."""
+    cut = min((reason.find(mark) for mark in QUOTES if mark in reason), default=len(reason))
+    return reason[:cut].strip(" [:")
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

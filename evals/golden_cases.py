@@ -45,9 +45,13 @@ class GoldenCase:
     where: str = field(default="", compare=False)
 
     def row(self) -> dict[str, Any]:
-        """As a line of a file has it; what is not known is left out."""
+        """As a line of a file has it; what is not known is left out. No contexts are known."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "where"}
-        return {name: value for name, value in given.items() if value not in (None, (), {})}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None and (value or name not in ("variables", "messages", "tags"))
+        }
 
 
 KEYS = frozenset(one.name for one in fields(GoldenCase)) - {"where"}

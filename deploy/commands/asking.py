@@ -35,8 +35,10 @@ class Found:
     @property
     def called(self) -> str:
         """For people."""
-        where = f"version {self.version}" if self.version else f"({self.path})"
-        return f"{self.prompt.name} {where}"
+        if self.version is not None:
+            return f"{self.prompt.name} version {self.version}"
+        packaged = self.path is not None and self.path.parent == LIBRARY
+        return f"{self.prompt.name} ({'the library, not synced' if packaged else self.path})"
 
 
 def prompt_of(state: State, name: str, which: str | None = None) -> Found:
@@ -162,4 +164,4 @@ class _Lines:
         if what == self._said and lately and done < total:
             return
         self._said, self._moment = what, time.monotonic()
-        self._console.print(f"{what} {done}/{total}", markup=False, highlight=False)
+        self._console.print(f"{what} {done}/{total}", markup=False, highlight=False, soft_wrap=True)
