@@ -85,7 +85,7 @@ def read_sources(folder: Path) -> list[Source]:
 
     Raises: BadPromptFile with all mistakes; OSError where the folder cannot be read.
     """
-    library = load_library(folder, _unfit)
+    library = load_library(folder, unfit)
     if not library:
         raise BadPromptFile(f"{folder}: no prompt file (NAME.yaml) in it")
     files = {path.stem: path for path in folder.iterdir() if path.suffix in (".yaml", ".yml")}
@@ -185,7 +185,7 @@ def _require_agreement(
             )
 
 
-def _unfit(prompt: Prompt) -> Iterator[Mistake]:
+def unfit(prompt: Prompt) -> Iterator[Mistake]:
     """What would go wrong later: in a request, in MLflow, or in the gate."""
     for name, value in prompt.params.items():
         if name in wire.OURS or name in wire.DENIED:
