@@ -79,7 +79,8 @@ class Change:
         known = {one.name for one in self.base.variables}
         return tuple(
             replace(
-                one, variables={name: value for name, value in one.variables.items() if name in known}
+                one,
+                variables={name: value for name, value in one.variables.items() if name in known},
             )
             for one in self.cases
         )
@@ -100,9 +101,11 @@ def against_production(production: Mapping[str, Prompt], head: Revision) -> list
     found = []
     for name, prompt in sorted(head.prompts.items()):
         before = production.get(name)
-        if before is None or before.content_hash != prompt.content_hash:
-            cases = _cases(prompt, head)
-            found.append(Change(name, before, prompt, cases, _gate(prompt)))
+        if before is not None:
+            if before.content_hash == prompt.content_hash:
+                continue
+            before = before.model_copy(update={"evaluation": prompt.evaluation})
+        found.append(Change(name, before, prompt, _cases(prompt, head), _gate(prompt)))
     return found
 
 
@@ -112,16 +115,21 @@ def _change(name: str, base: Revision, head: Revision) -> Change | None:
         return Change(name, before, None)
     unreadable = base.broken.get(head.origins[name])
     if before is None:
-        notes = (f"the base's file cannot be read ({unreadable})",) if unreadable else ()
-        return Change(name, None, after, _cases(after, head), _gate(after), notes)
+        broken = (f"the base's file cannot be read ({unreadable})",) if unreadable else ()
+        return Change(name, None, after, _cases(after, head), _gate(after), broken)
     cases, recast, notes = _both_cases(before, after, base, head)
     alike = before.content_hash == after.content_hash and before.evaluation == after.evaluation
     if alike and not recast:
         return None
-    conditions = tuple(dict.fromkeys((*_gate(before), *_gate(after))))
-    said = [*notes, *_gate_notes(_gate(before), _gate(after)), *_other_notes(before, after)]
+    try:
+        gate = _gate(before)
+    except BadPromptFile as error:
+        gate = ()
+        notes.append(f"the gate before cannot be read, and does not count: {error}")
+    said = [*notes, *_gate_notes(gate, _gate(after)), *_other_notes(before, after)]
     if recast:
         said.append(f"golden cases were changed: {recast}; both versions are asked the new ones")
+    conditions = tuple(dict.fromkeys((*gate, *_gate(after))))
     return Change(name, before, after, cases, conditions, tuple(said))
 
 
@@ -129,7 +137,7 @@ def _both_cases(
     before: Prompt, after: Prompt, base: Revision, head: Revision
 ) -> tuple[tuple[GoldenCase, ...], Recast, list[str]]:
     """The cases that both are asked, how they were changed, and what is to be said of them."""
-    notes = []
+    notes = list[str]()
     old: tuple[GoldenCase, ...] = ()
     if before.evaluation.cases is not None:
         try:
@@ -137,7 +145,9 @@ def _both_cases(
         except ValueError as error:
             notes.append(f"the base's golden cases cannot be read ({error})")
     if after.evaluation.cases is None and old:
-        notes.append(f"names no golden cases any more: asked are {before.evaluation.cases} as before")
+        notes.append(
+            f"names no golden cases any more: asked are {before.evaluation.cases} as before"
+        )
         return old, Recast(), notes
     new = _cases(after, head)
     return new, _recast(old, new), notes

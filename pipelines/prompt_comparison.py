@@ -1,5 +1,5 @@
-"""A prompt before and after a change, asked the same cases with the same seeds at the same time, and
-what follows from it.
+"""A prompt before and after a change, asked the same cases with the same seeds at the same time,
+and what follows from it.
 
 A change fails where the gate found it worse with confidence (`reject`), where a version cannot be
 rendered or is refused by the model, and where the gate's conditions could not be judged: what was
@@ -115,7 +115,9 @@ def conclude(
     if unfit is not None and base is None:
         return Comparison(change, Outcome.UNFIT, (unfit,), None, head)
     if change.base is None:
-        reason = "there is no version before to compare with; its first label is a person's decision"
+        reason = (
+            "there is no version before to compare with; its first label is a person's decision"
+        )
         return Comparison(change, Outcome.NEW, (reason,), None, head)
     if change.same_content:
         reason = "both versions are the same content, and were asked once"
@@ -154,9 +156,7 @@ def _widened(condition: Condition, tests: int) -> Condition:
     return condition.model_copy(update={"confidence": max(condition.confidence, wide)})
 
 
-def _outcome(
-    change: Change, base: Evaluation, verdict: Verdict
-) -> tuple[Outcome, tuple[str, ...]]:
+def _outcome(change: Change, base: Evaluation, verdict: Verdict) -> tuple[Outcome, tuple[str, ...]]:
     """What the verdict means for the change, and what is to be said before the gate's reasons."""
     conditions = change.conditions
     if not conditions:
@@ -267,6 +267,6 @@ def _require_answers(evaluation: Evaluation, side: str) -> None:
     if failed:
         total = sum(map(len, evaluation.answers))
         raise StackTrouble(
-            f"prompt {evaluation.name}, {side}: {len(failed)} of {total} requests got no answer, so "
-            f"nothing was judged: {failed[0]}"
+            f"prompt {evaluation.name}, {side}: {len(failed)} of {total} requests got no answer, "
+            f"so nothing was judged: {failed[0]}"
         )

@@ -104,9 +104,13 @@ class Repository:
             return self._ask("merge-base", *commits).strip()
         except RevisionUnavailable as error:
             hint = f"; {DEEPEN}" if self._shallow() else ""
-            raise RevisionUnavailable(f"{base} and {head} have no commit in common{hint}") from error
+            raise RevisionUnavailable(
+                f"{base} and {head} have no commit in common{hint}"
+            ) from error
 
-    def revision(self, name: str, check: Check | None = None, commit: str | None = None) -> Revision:
+    def revision(
+        self, name: str, check: Check | None = None, commit: str | None = None
+    ) -> Revision:
         """A revision; with `check` a mistake in any of its prompt files is raised.
 
         Args:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.listing import print_table
+from deploy.commands.prompts_evaluate import evaluate
 from deploy.commands.state import State, failed, open_state
 from gateway.prompt_versions import PRODUCTION, PromptVersionRow, labels_of, versions_of
 from prompts.library import LIBRARY
@@ -28,6 +29,7 @@ SHOWN_DIGITS = 12
 STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(evaluate)
 NAME = Annotated[str, typer.Argument(help="the prompt's name")]
 REASON = Annotated[str, typer.Option(help="for the audit trail")]
 WHICH = Annotated[str, typer.Argument(metavar="[VERSION|LABEL]", help="a version or a label")]
@@ -41,9 +43,13 @@ def sync(
         bool,
         typer.Option("--first-label", help="make new prompts `production`, which have none yet"),
     ] = False,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="move `production` to versions that the gate let through"),
+    ] = False,
 ) -> None:
     """Make a version of each prompt whose content is new, in MLflow and for the gateway."""
-    from pipelines import prompt_sync
+    from pipelines import prompt_acceptance, prompt_sync
     from pipelines.prompt_registry import PromptRegistry
 
     with open_state() as state, looked_up():
@@ -54,6 +60,12 @@ def sync(
         done = prompt_sync.sync(state.database, registry, sources, order)
         for one in done:
             typer.echo(_said(one))
+        if accept:
+            moved, held = prompt_acceptance.accept(state.database, done, state.actor)
+            for labelled in moved:
+                _tell(labelled)
+            for line in held:
+                typer.secho(f"note: {line}", fg="yellow", err=True)
         for line in _notes(state, done, installation.configuration.models, sources):
             typer.secho(line, fg="yellow", err=True)
 

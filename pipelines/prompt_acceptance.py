@@ -1,0 +1,72 @@
+"""From an accepted verdict to `production`: verdicts are kept beside the versions that they are on,
+and after a merge the label moves to each version that one lets through.
+
+A verdict counts only in the installation that it was made in: what one stack found of a prompt says
+little of another with other models behind its aliases. So a merge is followed by an evaluation on
+the stack that the prompts go to, and nothing has to be carried over or signed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from evals.verdicts import add_verdict
+from gateway.database import Conflict, Database
+from gateway.prompt_versions import PRODUCTION, PromptLabelRow, find_version
+from pipelines.prompt_comparison import Comparison
+from pipelines.prompt_promotion import Labelled, LabelOrder, label
+from pipelines.prompt_sync import Synced
+from prompts.prompt import Prompt
+
+REASON = "merged, and the gate let it through"
+
+
+def production_prompts(session: Session) -> Mapping[str, Prompt]:
+    """What `production` names, of every prompt that has it."""
+    found = {}
+    for row in session.scalars(select(PromptLabelRow).where(PromptLabelRow.label == PRODUCTION)):
+        version = find_version(session, row.name, row.version)
+        if version is not None:
+            found[row.name] = version.prompt
+    return found
+
+
+def keep_verdicts(
+    database: Database, comparisons: Sequence[Comparison], evidence: Mapping[str, Any]
+) -> list[Comparison]:
+    """Store the verdicts, with `evidence` added; the comparisons as they are kept."""
+    kept = []
+    with database.transaction() as session:
+        for one in comparisons:
+            if one.verdict is not None:
+                verdict = replace(one.verdict, evidence={**one.verdict.evidence, **evidence})
+                add_verdict(session, verdict)
+                one = replace(one, verdict=verdict)
+            kept.append(one)
+    return kept
+
+
+def accept(
+    database: Database, synced: Sequence[Synced], actor: str
+) -> tuple[list[Labelled], list[str]]:
+    """Let `production` name every synced version that a verdict lets through.
+
+    Returns: what was moved, and why the others were not. A version that is in production, or whose
+    prompt never had it, is in neither.
+    """
+    with database.session() as session:
+        served = {name: one.content_hash for name, one in production_prompts(session).items()}
+    moved, held = [], []
+    for one in synced:
+        if served.get(one.name, one.content_hash) == one.content_hash:
+            continue
+        try:
+            moved.append(
+                label(database, LabelOrder(one.name, one.version, PRODUCTION, actor, REASON))
+            )
+        except Conflict as error:
+            held.append(error.message)
+    return moved, held
