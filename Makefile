@@ -6,6 +6,9 @@
 #   make lint    ruff and mypy
 #   make bench   the gateway beside nginx, vllm-router and LiteLLM
 #   make engine  install the engine's environment only
+# What .github/workflows/prompts.yml calls, on a stack that is up (docs/prompts.md):
+#   make prompts-evaluate BASE=origin/main   judge the prompts that a branch changed
+#   make prompts-sync                        make versions; production moves where the gate let it
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +35,7 @@ export LLMOPS_ENGINE_PYTHON := $(abspath $(ENGINE_PYTHON))
 
 .DELETE_ON_ERROR:
 .PHONY: up down light engine test lint types system-packages bench clean
+.PHONY: prompts-evaluate prompts-sync prompts-summary prompts-comment
 
 up: $(VENV)/.stack $(ENGINE)/.ready
 	$(BIN)/llmops up
@@ -95,6 +99,27 @@ test: $(VENV)/.dev $(ENGINE)/.ready system-packages lint types
 
 bench: $(VENV)/.dev system-packages
 	$(BIN)/python -m tests.bench
+
+BASE ?= origin/main
+HEAD ?= HEAD
+REPORT ?= .llmops/reports/prompts
+export BASE HEAD REPORT
+# Another gateway than this machine's: LLMOPS_GATEWAY_URL, with its key in LLMOPS_API_KEY.
+ELSEWHERE := $(if $(LLMOPS_GATEWAY_URL),--url "$$LLMOPS_GATEWAY_URL" --api-key-env LLMOPS_API_KEY)
+
+prompts-evaluate: $(VENV)/.stack
+	$(BIN)/llmops prompts evaluate --base "$$BASE" --head "$$HEAD" --out "$$REPORT" $(ELSEWHERE)
+
+# One that is not better than production (100) becomes a version all the same; its label stays.
+prompts-sync: $(VENV)/.stack
+	$(BIN)/llmops prompts evaluate --production --out "$$REPORT" $(ELSEWHERE) || test $$? = 100
+	$(BIN)/llmops prompts sync --accept
+
+prompts-summary:
+	cat "$$REPORT/report.md" >> "$$GITHUB_STEP_SUMMARY"
+
+prompts-comment:
+	node .github/comment.mjs "$$REPORT/report.md"
 
 clean:
 	rm -rf $(VENV) $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis

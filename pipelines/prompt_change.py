@@ -97,15 +97,18 @@ def changes(base: Revision, head: Revision) -> list[Change]:
 
 
 def against_production(production: Mapping[str, Prompt], head: Revision) -> list[Change]:
-    """Every prompt whose content is not what `production` names, with its own gate and cases."""
+    """Every prompt whose content is not what `production` names, with its own gate and cases.
+
+    One that has no production version is there without cases: there is nothing to ask.
+    """
     found = []
     for name, prompt in sorted(head.prompts.items()):
         before = production.get(name)
-        if before is not None:
-            if before.content_hash == prompt.content_hash:
-                continue
+        if before is None:
+            found.append(Change(name, None, prompt))
+        elif before.content_hash != prompt.content_hash:
             before = before.model_copy(update={"evaluation": prompt.evaluation})
-        found.append(Change(name, before, prompt, _cases(prompt, head), _gate(prompt)))
+            found.append(Change(name, before, prompt, _cases(prompt, head), _gate(prompt)))
     return found
 
 

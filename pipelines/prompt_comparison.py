@@ -29,6 +29,7 @@ from prompts.prompt import Prompt
 
 FALSE_ALARMS = 0.05
 PURPOSE = "prompt change"
+FIRST = "there is no version before to compare with; its first label is a person's decision"
 # What a server says of the request itself. Not 401, 403, 404, 408, 429: those are the stack's.
 REFUSED = re.compile(r" answered (400|413|422): ")
 
@@ -109,16 +110,15 @@ def conclude(
     """What follows from what was measured; `tests`: conditions of all changes of the run."""
     if change.head is None:
         return Comparison(change, Outcome.REMOVED, ("the prompt is not there any more",))
+    if head is None and change.base is None:
+        return Comparison(change, Outcome.NEW, (FIRST,))
     if head is None:
         return Comparison(change, Outcome.UNJUDGED, ("it has no golden cases",))
     unfit = _unfit(head, base)
     if unfit is not None and base is None:
         return Comparison(change, Outcome.UNFIT, (unfit,), None, head)
     if change.base is None:
-        reason = (
-            "there is no version before to compare with; its first label is a person's decision"
-        )
-        return Comparison(change, Outcome.NEW, (reason,), None, head)
+        return Comparison(change, Outcome.NEW, (FIRST,), None, head)
     if change.same_content:
         reason = "both versions are the same content, and were asked once"
         return Comparison(change, Outcome.UNCHANGED, (reason,), None, head)

@@ -178,7 +178,7 @@ def _require_gateway(client: "Client") -> None:
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise RuntimeError(f"{client.url} does not take the key (HTTP {error.code})") from error
-        raise RuntimeError(f"{client.url}/models answers HTTP {error.code}") from error
+        # anything else: it is there; what is wrong with it is seen in what it answers
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise RuntimeError(
