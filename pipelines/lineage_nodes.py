@@ -63,12 +63,13 @@ def run_node(row: RunRow) -> Node:
 
 
 def experiment_node(row: ExperimentRow) -> Node:
-    """An experiment; `candidate` is the adapter that was tried, or the champion's in an A/A."""
+    """An experiment; `candidate` is the adapter that was tried, or the champion's in an A/A;
+    `watches` the experiment whose winner it watches."""
     names = ("alias", "name", "version", "state", "verdict_id", "message", "started_at", "ended_at")
     details = _details(row, *names)
     adapters = {arm["variant"]["name"]: arm["variant"]["adapter"] for arm in row.arms}
-    candidate = {"candidate": adapters.get(CHALLENGER)}
-    return Node("experiment", row.experiment_id, details=details | candidate)
+    more = {"candidate": adapters.get(CHALLENGER), "watches": row.plan.get("watches")}
+    return Node("experiment", row.experiment_id, details=details | more)
 
 
 def promotion_node(row: PromotionRow) -> Node:

@@ -50,7 +50,7 @@ def _check_split(session: Session, findings: Findings, alias: str) -> None:
     """That production's users are shared as the experiment under way says, or not at all."""
     running, split = running_experiment(session, alias), find_split(session, alias)
     wanted = None if running is None else (running.experiment_id, running.arms)
-    found = None if split is None else (split.experiment_id, split.as_dict()["arms"])
+    found = None if split is None else (split.experiment_id, list(split.as_dict()["arms"]))
     problems = [] if wanted == found else ["it is not that of the experiment under way"]
     said = "none" if running is None else f"experiment {running.experiment_id}"
     of = f"prompt {alias.removeprefix(PROMPT_SPLIT)}"

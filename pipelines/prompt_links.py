@@ -123,9 +123,12 @@ def _causes(session: Session, node: Node) -> Relations:
                 yield "decided by", Node(kind, details[field])
         version = f"{alias.removeprefix(PROMPT_SPLIT)}@{details.get('to_version')}"
         yield from (("moved to", one) for one in _version(session, version))
-    elif node.kind == "experiment" and alias.startswith(PROMPT_SPLIT) and details.get("version"):
-        version = f"{alias.removeprefix(PROMPT_SPLIT)}@{details['version']}"
-        yield from (("tried", one) for one in _version(session, version))
+    elif node.kind == "experiment":
+        if details.get("watches"):
+            yield "watches", Node("experiment", details["watches"])
+        version = f"{alias.removeprefix(PROMPT_SPLIT)}@{details.get('version')}"
+        if alias.startswith(PROMPT_SPLIT):
+            yield from (("tried", one) for one in _version(session, version))
     elif node.kind == "verdict" and str(details.get("subject")).startswith(PROMPT_SPLIT):
         yield from (("judged", one) for one in _judged(session, str(details["subject"])))
 
@@ -134,6 +137,8 @@ def _effects(session: Session, node: Node) -> Relations:
     if node.kind == PROMPT:
         yield from _version_effects(session, node)
     elif node.kind in ("experiment", "verdict"):
+        if node.kind == "experiment":
+            yield from _watches(session, node)
         alias = str(node.details.get("alias") or node.details.get("subject"))
         name = alias.removeprefix(PROMPT_SPLIT).partition("@")[0]
         moves = moves_of(session, name) if alias.startswith(PROMPT_SPLIT) else []
@@ -141,6 +146,15 @@ def _effects(session: Session, node: Node) -> Relations:
         for move in moves:
             if (move.evidence or {}).get(field) == node.id:
                 yield "decided by", _move_node(move)
+
+
+def _watches(session: Session, node: Node) -> Relations:
+    later = select(ExperimentRow).where(
+        ExperimentRow.alias == node.details.get("alias"), ExperimentRow.experiment_id > node.id
+    )
+    for row in session.scalars(later.order_by(ExperimentRow.experiment_id).limit(1)):
+        if row.plan.get("watches") == node.id:
+            yield "watches", node_of(row)
 
 
 def _version_effects(session: Session, node: Node) -> Relations:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -113,8 +113,7 @@ def show(experiment_id: ID) -> None:
             verdict = find_verdict(session, row.verdict_id) if row.verdict_id else None
         typer.echo(f"experiment {row.experiment_id} on {row.alias}: {row.state}")
         typer.echo(f"arms     {_shares(row)}")
-        given = ", ".join(f"{key} {value}" for key, value in row.plan.items() if _said(value))
-        typer.echo(f"plan     {given}")
+        typer.echo(f"plan     {_told(row.plan)}")
         typer.echo(f"started  {row.started_at.isoformat(timespec='seconds')}")
         if row.ended_at is not None:
             typer.echo(f"ended    {row.ended_at.isoformat(timespec='seconds')}: {row.message}")
@@ -184,7 +183,10 @@ def _weighted(plan: "Plan", weight: float) -> "Plan":
 def _what_decides(trial: "Trial") -> str:
     plan = trial.plan
     guards = ", ".join(one.metric for one in plan.guardrails)
-    held = f"; then {plan.holdback:.0%} are held back for {plan.watch_hours:g} h"
+    held = (
+        f"; after a win {plan.holdback:.0%} keep the former version for {plan.watch_hours:g} h, "
+        "and it is watched"
+    )
     return (
         f"decided by {plan.metric} of {plan.minimum_users} users in each arm or more"
         + (f"; guardrails: {guards}" if guards else "")
@@ -242,5 +244,13 @@ def _what(variant: Mapping[str, str | None]) -> str:
     return variant["adapter"] or "base"
 
 
-def _said(value: object) -> bool:
-    return value not in (None, [], 0.0)
+def _told(plan: Mapping[str, Any]) -> str:
+    """A plan's keys in one line, without those that say nothing."""
+    said = {key: value for key, value in plan.items() if value not in (None, [], 0.0)}
+    guardrails = [
+        " ".join(f"{key} {value:g}" if key != "metric" else value for key, value in one.items())
+        for one in ({k: v for k, v in each.items() if v is not None}
+                    for each in said.pop("guardrails", []))
+    ]  # fmt: skip
+    lines = [f"{key} {value}" for key, value in said.items()]
+    return "; ".join([", ".join(lines), *(f"guardrail {one}" for one in guardrails)])

@@ -14,7 +14,7 @@ from deploy.migrations import upgrade
 from evals.records import Decision
 from gateway.database import Database, open_database
 from gateway.feedback import FeedbackStore, NewFeedback
-from gateway.lineage import lineage
+from gateway.lineage import Edge, lineage
 from gateway.lineage_links import GatewayLinks
 from gateway.records import Status
 from gateway.request_log import LogReader
@@ -151,6 +151,8 @@ def test_from_any_id_to_all_others(written: Tried) -> None:
         assert {f"experiment:{one}" for one in (written.won, written.watch)} & names, start
     back = lineage(written.watch, links).nodes.values()
     assert [one.details["kind"] for one in back if one.kind == "prompt_move"] == ["rollback"]
+    watches = Edge(f"experiment:{written.watch}", "watches", f"experiment:{written.won}")
+    assert watches in found.edges and watches in lineage(written.watch, links).edges
     request = next(node for node in found.nodes.values() if node.kind == "request")
     assert f"experiment:{written.won}" in lineage(request.id, links).nodes
 
@@ -165,6 +167,14 @@ def test_it_is_whole(written: Tried) -> None:
         assert {f"experiment {experiment} → {to}" for to in (
             f"prompt {NAME}@2", "arms", "promotion", "audit row experiment.start"
         )} <= said  # fmt: skip
+
+
+def test_while_one_is_under_way(tried: Tried) -> None:
+    asyncio.run(begin(tried.database, NAME, "2", unjudged="once more"))
+    report = tried.checked()
+    assert report.whole, told(report)
+    tried.edit("UPDATE split SET salt = 'ab', arms = replace(arms, '0.5', '0.6')")
+    assert f"prompt {NAME} → split" in told(tried.checked())
 
 
 @pytest.mark.parametrize(
