@@ -3,6 +3,7 @@
 #   make light   install the gateway alone (for: .venv/bin/llmops up --engine none --upstream URL)
 #   make down    stop the stack
 #   make test    install everything and run lint, types and all tests
+#   make test-live  a provider's model as a judge; wants OPENAI_API_KEY, and costs some cents
 #   make lint    ruff and mypy
 #   make bench   the gateway beside nginx, vllm-router and LiteLLM
 #   make engine  install the engine's environment only
@@ -34,7 +35,7 @@ SYSTEM := chromium:chromium nginx:nginx wrk:wrk node:nodejs npm:npm
 export LLMOPS_ENGINE_PYTHON := $(abspath $(ENGINE_PYTHON))
 
 .DELETE_ON_ERROR:
-.PHONY: up down light engine test lint types system-packages bench clean
+.PHONY: up down light engine test test-live lint types system-packages bench clean
 .PHONY: prompts-evaluate prompts-sync prompts-summary prompts-comment
 
 up: $(VENV)/.stack $(ENGINE)/.ready
@@ -96,6 +97,10 @@ types: $(VENV)/.dev
 
 test: $(VENV)/.dev $(ENGINE)/.ready system-packages lint types
 	$(BIN)/python -m pytest
+
+# -rs says what did not run, and why.
+test-live: $(VENV)/.dev
+	LLMOPS_LIVE=1 $(BIN)/python -m pytest -rs -s tests/live
 
 bench: $(VENV)/.dev system-packages
 	$(BIN)/python -m tests.bench

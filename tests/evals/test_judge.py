@@ -44,7 +44,7 @@ def test_it_is_asked_by_its_prompt_and_its_score_is_the_value(asking):
     (body,) = server.bodies
     assert "Answer: It is so." in body["messages"][-1]["content"] and body["model"] == MODEL
     assert body["metadata"] == {"purpose": "judge", "metric": "judge"}
-    assert body["max_tokens"] == 12  # the prompt's own parameters
+    assert body["max_tokens"] == 24  # the prompt's own parameters
 
 
 @pytest.mark.parametrize(
