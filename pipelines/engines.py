@@ -11,12 +11,14 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from gateway.configuration import ConfigurationError
+from gateway.database import Conflict
 from gateway.splits import all_splits
 from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import Services, adapter_of, champion_of, running_experiments
 from pipelines.installation import Installation
 from pipelines.rollout import Replicas
-from pipelines.tables import ModelVersionRow
+from pipelines.tables import ModelVersionRow, RunRow, TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ def services_for(installation: Installation, alias: str) -> Services:
 def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]:
     """Folders of the adapters that each engine must serve, by their names.
 
-    Only engines that have answered with adapters are in it; nothing wanted is an empty entry.
-    Aliases that are not configured any more are left out: nothing is sent to them.
+    Only engines that have answered with adapters, if only in an evaluation, are in it; nothing
+    wanted is an empty entry. Aliases that are not configured any more are left out: nothing is sent
+    to them.
     """
     wanted: dict[Engine, dict[str, Path]] = {}
     with installation.database.session() as session:
@@ -68,13 +71,41 @@ def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]
 
 
 def model_names(installation: Installation) -> tuple[str, ...]:
-    """The registered models: only adapters that are named for one of them are ever unloaded."""
+    """Models that were trained here: only adapters named for one of them are ever unloaded."""
     with installation.database.session() as session:
-        return tuple(sorted(set(session.scalars(select(ModelVersionRow.name)))))
+        found = {*session.scalars(select(ModelVersionRow.name).distinct())}
+        return tuple(sorted(found | {*session.scalars(select(TrainingRow.name).distinct())}))
+
+
+def require_base(installation: Installation, alias: str, name: str, version: str) -> None:
+    """Conflict if a version was trained on another base model than the one that answers `alias`.
+
+    Where the base model's files are not on this machine, nothing is known and nothing refused; a
+    version that there is not is somebody else's business.
+    """
+    from rlhf.adapter import base_digest
+
+    _, model = installation.upstream_of(alias)
+    try:
+        base = installation.model_folder(model)
+    except ConfigurationError:
+        return
+    with installation.database.session() as session:
+        row = session.get(ModelVersionRow, (name, version))
+        training = None if row is None else session.get(TrainingRow, row.training_id)
+    if training is not None and training.base_digest != base_digest(base):
+        raise Conflict(
+            f"{name} version {version} was trained on another base: {training.base_model} "
+            f"({training.base_digest[:12]}), and {alias} is answered by {model}; the engine would "
+            "answer with it, wrongly"
+        )
 
 
 def _by_alias(session: Session) -> dict[str, list[str]]:
     wanted: dict[str, list[str]] = {}
+    for spec in session.scalars(select(RunRow.spec)):
+        if spec.get("alias"):  # a candidate that was evaluated and not let through is unloaded
+            _want(wanted, str(spec["alias"]), [])
     for alias, split in all_splits(session).items():
         champion = champion_of(session, alias)
         before = adapter_of(session, champion.name_or(alias), champion.previous)

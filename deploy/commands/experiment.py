@@ -62,7 +62,8 @@ def start(
             alias, name, version, planned.settled(metrics), state.actor, unjudged
         )
         row = asyncio.run(experiment.start(services_for(installation, alias), trial))
-    typer.echo(f"experiment {row.experiment_id} is under way on {alias}: {_shares(row)}")
+    typer.echo(f"experiment {row.experiment_id} is under way on {alias}")
+    typer.echo(_shares(row))
     typer.echo(_what_decides(trial))
     typer.echo(f"see: llmops experiment status {alias}")
 

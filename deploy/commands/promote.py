@@ -28,11 +28,12 @@ def promote(
 ) -> None:
     """Give all of an alias's traffic to a version whose lineage is complete."""
     from pipelines import promotion
-    from pipelines.engines import services_for
+    from pipelines.engines import require_base, services_for
 
     with open_state() as state, looked_up():
         installation = installation_of(state)
         services = services_for(installation, alias)
+        require_base(installation, alias, name or alias, version)
         order = promotion.Promotion(alias, name or alias, version, state.actor, reason, unjudged)
         moved = asyncio.run(promotion.promote(services, order))
     say(alias, moved)

@@ -53,7 +53,7 @@ def test_from_start_to_stop(home: Home) -> None:
         "experiment status prompt:greeter"
     )
     started = home.said("experiment start prompt:greeter 2 --weight 0.25")
-    assert "champion version 1 75%, challenger version 2 25%" in started
+    assert "\nchampion version 1 75%, challenger version 2 25%\n" in started
     assert "guardrails: errors, refusals, latency; after a win 10% keep" in started
     found = ID.search(started)
     assert found is not None

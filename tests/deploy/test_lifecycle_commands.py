@@ -13,7 +13,7 @@ from gateway.audit import AuditFilter, entries
 from gateway.splits import find_split
 from pipelines.drill import register_ruined
 from pipelines.runs import under_way
-from pipelines.tables import ModelVersionRow
+from pipelines.tables import ModelVersionRow, TrainingRow
 from tests.pipelines.train_home import NAME, TrainHome
 
 WHY = ("--reason", "a test")
@@ -185,6 +185,21 @@ def test_what_nobody_judged_needs_a_reason(copied: TrainHome):
     out(copied, *start, "--unjudged", "a drill")
     assert arms(copied) == {"champion": None, "challenger": adapter}
     assert actions(copied) == ["experiment.start: a drill"]
+
+
+def test_a_version_of_another_base_is_refused(copied: TrainHome):
+    version = registered(copied)
+    copied.configure(models={NAME: {"upstream": "engine", "model": "tiny"}})
+    with copied.open() as installation, installation.database.transaction() as session:
+        training = session.get_one(TrainingRow, version.training_id)
+        base, training.base_digest = training.base_digest, "f" * 64
+    said = refusal(copied, "promote", NAME, version.version, *WHY)
+    assert f"cities version {version.version} was trained on another base: tiny (ffff" in said
+    assert (arms(copied), copied.engine.loads()) == (None, [])
+    with copied.open() as installation, installation.database.transaction() as session:
+        session.get_one(TrainingRow, version.training_id).base_digest = base
+    out(copied, "promote", NAME, version.version, *WHY)
+    assert arms(copied) == {"champion": version.adapter}
 
 
 def test_without_the_engine_nothing_moves(copied: TrainHome):
