@@ -30,8 +30,8 @@ async def test_a_candidate_of_a_model_without_any_version_is_unloaded(tmp_path: 
                 session.add(
                     TrainingRow(
                         training_id="t", name=ALIAS, dataset_id="d", base_model="b",
-                        base_digest="b", adapter=adapter_name("1"), adapter_digest="a", adapter_path="/x",
-                        configuration={}, metrics={}, created_at=now(),
+                        base_digest="b", adapter=adapter_name("1"), adapter_digest="a",
+                        adapter_path="/x", configuration={}, metrics={}, created_at=now(),
                     )
                 )  # fmt: skip
                 session.add(

@@ -473,7 +473,7 @@ def test_plans_that_cannot_be_carried_out_are_refused(given, says):
     ("given", "says"),
     [
         ({}, "metric: Field required"),
-        ({"metric": "helpful", "guardrails": []}, "guardrails: Extra inputs"),
+        ({"metric": "helpful", "guard": []}, "guard: Extra inputs"),
         ({"metric": "helpful", "weight": 1}, "weight: Input should be less than 1"),
         ({"metric": "helpful", "maximum_users": 15}, "at least twice minimum_users"),
         ({"metric": "rating", "minimum": 3, "maximum": 2}, "minimum must be below maximum"),
