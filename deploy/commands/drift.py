@@ -83,7 +83,6 @@ def pin(
     from dataclasses import asdict, replace
 
     from evals.drift import traffic_of
-    from evals.drift_plan import Watched
     from evals.reference import NoReference, told
     from evals.reference import pin as pin_rows
     from evals.windows import Period, read_window
@@ -92,8 +91,8 @@ def pin(
     with open_state() as state:
         configuration = load_configuration(state.settings.config_path)
         watch = watch_of(state, configuration)
-        name, model = _named(subject)
-        traffic = replace(traffic_of(Watched(prompt=name, model=model)), tenant=tenant)
+        watched = (_configured(watch, subject) or [_watched(subject)])[0]
+        traffic = replace(traffic_of(watched), tenant=tenant)
         moment = watch.now()
         start = int(since_time(since, moment).timestamp() * 1_000_000)
         period = Period(start, int(moment.timestamp() * 1_000_000), rows)
@@ -153,19 +152,34 @@ def watch_of(state: State, configuration: Configuration) -> "Watch":
 
 
 def _entries(watch: "Watch", subject: str | None) -> "list[Watched]":
-    from evals.drift_plan import Watched
-
     if subject is None:
         if not watch.plan.subjects:
             raise ValueError("drift.subjects: nothing is watched; name a subject, or configure one")
         return list(watch.plan.subjects)
-    name, model = _named(subject)
-    known = [one for one in watch.plan.subjects if (one.prompt, one.model) == (name, model)]
-    if known:
-        return known
-    watched = Watched(prompt=name, model=model)
-    _must_be_known(watch, watched)
-    return [watched]
+    known = _configured(watch, subject)
+    if not known:
+        known = [_watched(subject)]
+        _must_be_known(watch, known[0])
+    return known
+
+
+def _configured(watch: "Watch", subject: str) -> "list[Watched]":
+    """The plan's entries for a subject: they say which variables are what."""
+    wanted = _watched(subject)
+    return [
+        one
+        for one in watch.plan.subjects
+        if (one.prompt, one.model) == (wanted.prompt, wanted.model)
+    ]
+
+
+def _watched(subject: str) -> "Watched":
+    from evals.drift_plan import Watched
+
+    kind, _, rest = subject.partition(":")
+    if kind == "model" and rest:
+        return Watched(model=rest)
+    return Watched(prompt=subject)
 
 
 def _must_be_known(watch: "Watch", watched: "Watched") -> None:
@@ -181,11 +195,6 @@ def _must_be_known(watch: "Watch", watched: "Watched") -> None:
             f"{traffic.key}: nobody has asked it in the last {watch.plan.hours:g} hours, and no "
             "reference of it is pinned; a subject is a prompt's name, or model:ALIAS"
         )
-
-
-def _named(subject: str) -> tuple[str | None, str | None]:
-    kind, _, rest = subject.partition(":")
-    return (None, rest) if kind == "model" and rest else (subject, None)
 
 
 def _print(verdict: "Verdict") -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from deploy.commands import drift
 from evals.drift_plan import DriftPlan
-from evals.reference import folder_of
+from evals.reference import find, folder_of, load
 from evals.verdicts import verdicts_on
 from gateway.audit import AuditFilter, entries
 from gateway.database import Database, open_database
@@ -87,6 +87,19 @@ def test_pin_list_check_and_an_alert(pinned):
     assert Path(report).stat().st_size > 100_000
     last = pinned.verdicts()[-1]
     assert last.evidence["report"] == report
+
+
+def test_a_reference_reads_the_same_variables_as_the_looks(llmops):
+    """What the plan says of a subject holds for its reference, too."""
+    entry = {"prompt": "assistant", "question": "passages", "passages": "question"}
+    llmops.write(drift={"subjects": [entry]})
+    llmops.requests(210)
+    assert llmops("reference", "pin", "assistant").exit_code == 0
+    rows = load(llmops.home.folder, find(llmops.home.folder, "assistant"))
+    assert set(rows["question"].dropna()) == {"a passage of the manual"}
+    llmops.requests(210)
+    done = llmops("check")
+    assert done.exit_code == 0, done.output
 
 
 def test_a_pinned_reference_is_in_the_audit_trail(pinned):

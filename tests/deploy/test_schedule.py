@@ -41,7 +41,7 @@ class Home:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         self.environ = {**os.environ, "LLMOPS_HOME": str(folder)}
         self.environ.pop("LLMOPS_CONFIG", None)
         self.settings = load_settings(self.environ)
@@ -50,12 +50,13 @@ class Home:
         self.runs = ScheduledRuns(self.database, folder / "run")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def write(self, jobs: dict[str, Any]) -> None:
-        """Put a configuration with these jobs in force."""
+    def write(self, jobs: dict[str, Any], **sections: Any) -> None:
+        """Put a configuration with these jobs, and these sections, in force."""
         given = {
             "upstreams": {"up": {"url": "http://127.0.0.1:9/v1"}},
             "models": {"*": {"upstream": "up"}},
             "schedule": {"jobs": jobs},
+            **sections,
         }
         fresh = self.folder / "gateway.new"
         fresh.write_text(yaml.safe_dump(given))

@@ -48,7 +48,7 @@ class Terms:
     plan: DriftPlan = field(default_factory=DriftPlan)
     hours: float = 24
     per_day: int = 1000
-    month_reference: int = 1000
+    month_reference: int = 600
     reference: int = 2000
     window: int = 500
 
