@@ -69,6 +69,7 @@ class Runner:
                     env={**self._settings.environ, **ONE_THREAD},
                     start_new_session=True, pass_fds=(place,),
                 )  # fmt: skip
+            _yield_processors(process.pid)
             exit_code = await _ended(process, self._clock.real_seconds(firing.timeout_seconds))
             state = DONE if exit_code in PASSED else FAILED
             message = tail(output)
@@ -102,6 +103,13 @@ async def _ended(process: asyncio.subprocess.Process, seconds: float) -> int | N
     except asyncio.CancelledError:
         await asyncio.shield(_end(process))
         raise
+
+
+def _yield_processors(session: int) -> None:
+    """Let a session give way as a whole. Linux may share processors by sessions first
+    (sched_autogroup), and there `nice` counts only inside of one."""
+    with suppress(OSError):
+        Path(f"/proc/{session}/autogroup").write_text(LOWEST)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,9 +20,14 @@ def vector_of(text: str) -> Any:
     """Of unit length; texts with the same words have the same."""
     total = np.zeros(DIMENSIONS)
     for word in text.lower().split():
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
-        total += np.random.default_rng(seed).normal(size=DIMENSIONS)
+        total += _of_word(word)
     return (total / max(float(np.linalg.norm(total)), 1e-9)).astype("<f4")
+
+
+@cache
+def _of_word(word: str) -> Any:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
+    return np.random.default_rng(seed).normal(size=DIMENSIONS)
 
 
 class WordVectors(ThreadingHTTPServer):
