@@ -150,7 +150,7 @@ def _compared(
     verdict = looked.verdict(watch.now())
     path = report_path(watch.home, verdict)
     try:
-        write_report(path, comparison, looked.shifts, looked.kept)
+        write_report(path, looked, verdict)
     except NoReport as error:
         return replace(verdict, reasons=(*verdict.reasons, f"no report: {error}"))
     forget_reports(path, watch.plan.keep_reports_days)

@@ -8,11 +8,13 @@ in the report, whole texts are not: a report outlives what is erased from the lo
 import time
 import warnings
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from evals.comparison import Comparison
+from evals.drift_verdict import Looked
 from evals.records import Decision, Verdict
 from evals.shifts import Shift
 from evals.signals import COLUMNS, KINDS, Kind
@@ -22,31 +24,41 @@ from evals.windows import Frame
 METHOD = "calibrated"
 DRAWN_TEXTS = 2_000  # a side
 EXAMPLES = "characteristic examples"
-
-
 REPORTS = "reports"
+HEAD_STYLE = "font-family: sans-serif; font-size: 14px; margin: 16px 24px"
 
 
 class NoReport(RuntimeError):
     """Evidently could not make the report; the message says why."""
 
 
-def write_report(
-    path: Path, comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]
-) -> None:
+def write_report(path: Path, looked: Looked, verdict: Verdict) -> None:
     """Write the HTML file, whole or not at all. Raises NoReport."""
-    judged = [one for one in kept if one.value is not None]
+    judged = [one for one in looked.kept if one.value is not None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            snapshot = _run(comparison, shifts, judged)
+            snapshot = _run(looked.comparison, looked.shifts, judged)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fresh = path.with_name(f".{path.name}.new")
             snapshot.save_html(str(fresh))
+            fresh.write_text(fresh.read_text().replace("<body>", f"<body>{_head(verdict)}", 1))
             fresh.chmod(0o600)
             fresh.replace(path)
         except (*ERRORS, OSError) as error:
             raise NoReport(f"{type(error).__name__}: {error}") from error
+
+
+def _head(verdict: Verdict) -> str:
+    """What the report is of, and what came of the look."""
+    rows = verdict.evidence["window_rows"], verdict.evidence["reference_rows"]
+    moment = verdict.created_at.isoformat(timespec="minutes")
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    return (
+        f'<header style="{HEAD_STYLE}"><h1>{escape(verdict.subject)}: {verdict.decision.value}</h1>'
+        f"<p>{moment}: {rows[0]:,} requests beside {rows[1]:,} of {escape(verdict.baseline)}; "
+        f"verdict {escape(verdict.verdict_id)}</p><ul>{reasons}</ul></header>"
+    )
 
 
 def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) -> Any:
@@ -66,7 +78,8 @@ def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) 
         Dataset.from_pandas(_side(comparison, index, shifts, kept), data_definition=definition)
         for index in (0, 1)
     )
-    metrics = [_metric(shift) for shift in shifts] + [metric_of(one.sla) for one in kept]
+    first = sorted(shifts, key=lambda one: not one.drifted)  # what has drifted is seen at once
+    metrics = [_metric(shift) for shift in first] + [metric_of(one.sla) for one in kept]
     snapshot = Report(metrics).run(window, reference)
     for widget in snapshot._widgets:
         if widget.tabs:
@@ -123,7 +136,7 @@ def report_path(home: Path, verdict: Verdict) -> Path:
     """Where the report of a look goes."""
     moment = verdict.created_at.strftime("%Y%m%dT%H%M%S")
     name = f"{moment}-{verdict.verdict_id[-6:]}-{verdict.decision.value}.html"
-    return home / REPORTS / quote(verdict.subject, safe="@:") / name
+    return home.absolute() / REPORTS / quote(verdict.subject, safe="@:") / name
 
 
 def forget_reports(newest: Path, days: int) -> None:

@@ -251,9 +251,9 @@ def _fisher(
     """How often chance makes the second share as high, and the difference it reaches at `level`."""
     held = [int(count / effect) for count in counts]
     of = [int(row / effect) for row in rows]
-    law = stats.hypergeom(sum(of), sum(held), of[1])
-    chance = float(law.sf(held[1] - 1))
-    most = int(law.isf(level))
+    law = (sum(of), sum(held), of[1])
+    chance = float(stats.hypergeom.sf(held[1] - 1, *law))
+    most = int(stats.hypergeom.isf(level, *law))
     return chance, most / of[1] - (sum(held) - most) / of[0]
 
 

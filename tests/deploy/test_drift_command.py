@@ -1,25 +1,33 @@
 """`llmops drift` as a person or a schedule calls it: what it says, and its exit codes."""
 
 import fcntl
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from deploy.cli import app
 from deploy.commands import drift
+from deploy.schedule_plan import SchedulePlan
 from evals.drift_plan import DriftPlan
 from evals.reference import find, folder_of, load
 from evals.verdicts import verdicts_on
 from gateway.audit import AuditFilter, entries
+from gateway.configuration import owned_section, parse_configuration
 from gateway.database import Database, open_database
+from pipelines.trigger_rules import Triggers
 from tests.evals.drift_log import DriftHome, Made
 from tests.evals.word_vectors import KEY, word_vectors
 
 SUBJECT = "drift:assistant@3"
+PAGE = Path(__file__).parents[2] / "docs" / "drift.md"
 
 
 class Command:
@@ -259,3 +267,22 @@ def test_the_plans_defaults_are_those_of_the_shipped_file():
         assert getattr(plan, name) == getattr(standard, name)
     assert shipped["schedule"]["jobs"]["drift"]["command"] == ["drift", "check"]
     assert shipped["schedule"]["jobs"]["drift"]["every"] == "24h"
+
+
+def test_the_examples_of_the_page_can_be_used_as_they_are():
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    base = "upstreams: {up: {url: 'http://127.0.0.1:9/v1'}}\nmodels: {'*': {upstream: up}}\n"
+    commands: list[Sequence[str]] = []
+    for block in blocks:
+        configuration = parse_configuration(base + block)
+        owned_section(configuration, "drift", DriftPlan)
+        plan = owned_section(configuration, "schedule", SchedulePlan)
+        triggers = owned_section(configuration, "triggers", Triggers)
+        commands += [job.command for job in plan.jobs.values()]
+        commands += [rule.command for rule in triggers.rules if rule.command]
+    assert len(commands) == 5
+    root: Any = get_command(app)
+    for group, name, *words in commands:
+        command = root.get_command(None, group).commands[name]
+        command.make_parser(click.Context(command)).parse_args(args=list(words))

@@ -70,6 +70,8 @@ def test_steady_traffic_is_held_with_a_report_and_its_numbers(home):
     text = report.read_text()
     assert report.stat().st_mode & 0o077 == 0
     assert "question_language" in text
+    assert f"<h1>drift:assistant@3: hold</h1><p>{verdict.created_at:%Y-%m-%d}" in text
+    assert "<li>nothing found: 15 signals" in text
     with home.database.session() as session:
         assert verdicts_on(session, verdict.subject) == [verdict]
 

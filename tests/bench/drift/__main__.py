@@ -1,7 +1,8 @@
 """`python -m tests.bench.drift`: run the detection study, go on where it stopped, write the report.
 
 Every trial is a line of `results.jsonl`, written when it ends; a trial that is there is not run
-again. The report can be written at any time from what is there.
+again. A second process may work beside it from the other end (`--backwards`). The report can be
+written at any time from what is there.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--months", type=int, default=1000)
     parser.add_argument("--power", type=int, default=150, help="first windows of each change")
     parser.add_argument("--times", type=int, default=80, help="detections of each change")
+    parser.add_argument("--backwards", action="store_true", help="the last trials first")
     parser.add_argument("--report", type=Path, help="write it to this file")
     parser.add_argument("--report-only", action="store_true", help="of what is there already")
     return parser.parse_args()
@@ -51,11 +53,12 @@ def run(arguments: argparse.Namespace, say: Progress) -> None:
     """Run what is missing."""
     results = arguments.folder / "results.jsonl"
     pool = read_pool(arguments.folder / "pool", say)
-    done = {(one["kind"], one["change"], one["seed"]) for one in read_results(results)}
-    wanted = [one for one in trials(arguments) if (one[0], one[1].name, one[2]) not in done]
+    wanted = list(trials(arguments))[:: -1 if arguments.backwards else 1]
     with fresh_database() as database, results.open("ab") as file:
         run_one = kinds(Study(pool, database, Terms()))
         for place, (kind, change, seed) in enumerate(wanted):
+            if (kind, change.name, seed) in keys(results):
+                continue
             started = time.process_time()
             result = run_one[kind](seed, change)
             spent = time.process_time() - started
@@ -63,6 +66,11 @@ def run(arguments: argparse.Namespace, say: Progress) -> None:
             file.write(orjson.dumps(line) + b"\n")
             file.flush()
             say(f"{place + 1} of {len(wanted)}: {kind} {change.name} {seed}: {spent:.2f} s")
+
+
+def keys(results: Path) -> set[tuple[str, str, int]]:
+    """Trials that ended."""
+    return {(one["kind"], one["change"], one["seed"]) for one in read_results(results)}
 
 
 @contextmanager
@@ -79,11 +87,13 @@ def fresh_database() -> Iterator[Database]:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Every trial that ended; a line that was cut off is left out."""
+    """Every trial that ended, once; a line that was cut off is left out."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [orjson.loads(line) for line in lines[:-1] if line.endswith(b"}")]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    found = [orjson.loads(line) for line in lines if line.endswith(b"}")]
+    once = {(one["kind"], one.get("change"), one["seed"]): one for one in found}
+    return list(once.values())
 
 
 def main() -> int:
