@@ -34,6 +34,7 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem .3rem 0; tex
   vertical-align: top }
 th { font-weight: 600; position: sticky; top: 0; background: Canvas } .cases th { cursor: pointer }
 th:first-child, td:first-child, .text { text-align: left }
+.cases td { white-space: nowrap } .cases .text { white-space: normal }
 .cases .text { min-width: 26rem; max-width: 40rem }
 summary { cursor: pointer; overflow-wrap: anywhere }
 td.bad { color: var(--red); font-weight: 600 }

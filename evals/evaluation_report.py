@@ -13,9 +13,11 @@ import orjson
 
 from evals.evaluation import Evaluation
 from evals.evaluation_verdict import Summary, summary_of, unquoted
+from evals.metrics import LACKING
 from evals.records import Answer, Case, Decision, MetricResult, Verdict
 
 SHOWN_REASONS = 3
+LACKED = tuple(LACKING.values())
 UNITS = {"latency": "ms", "cost": "USD"}
 
 
@@ -58,11 +60,11 @@ class EvaluationReport:
 
     @property
     def worries(self) -> dict[str, int]:
-        """Why answers failed or got no value, and how often."""
+        """Why answers failed or got no value, and how often; what is lacking is in the coverage."""
         found: dict[str, int] = {}
         for row in rows_of(self):
             for name, why in row.reasons.items():
-                if row.values.get(name) is None and why not in (None, row.answer.error):
+                if row.values[name] is None and why not in (None, row.answer.error, *LACKED):
                     line = f"{name}: {why}"
                     found[line] = found.get(line, 0) + 1
             if row.answer.error is not None:

@@ -94,7 +94,10 @@ def client_of(
 def judge_of(
     state: State, prompt: str, model: str | None = None, *, api_key_env: str | None = None
 ) -> "Judge":
-    """The judge that a prompt (`NAME`, or `NAME@MODEL`) and a model are."""
+    """The judge that a prompt (`NAME`, or `NAME@MODEL`) and a model are.
+
+    The prompt's version is production, else the newest; a file is taken by its path.
+    """
     from evals.judge import Judge
 
     name, _, named = prompt.partition("@")

@@ -165,6 +165,7 @@ def calibrate(
                 journal.finish()
         good = verdict.decision is Decision.PROMOTE
         typer.secho(f"{verdict.subject}: {'accepted' if good else 'refused'}", bold=True)
+        typer.echo(f"  by the prompt {prompt_of(state, judge.partition('@')[0]).called}")
         for reason in verdict.reasons:
             typer.echo(f"  {reason}")
         _tell_calibration(state, verdict)

@@ -1,7 +1,7 @@
 """Calibration: kappa and its bounds decide, a judge is its pin, gates refuse what is not good."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.migrations import upgrade
@@ -31,6 +31,7 @@ JUDGE = Judge("http://127.0.0.1:9/v1", MODEL, load_library()["judge"], "key")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=200))
+@settings(deadline=None)
 def test_kappas_bounds_hold_it_and_are_kappas(pairs):
     judged, labels = [one for one, _ in pairs], [other for _, other in pairs]
     if len(set(labels)) < 2:
@@ -43,6 +44,7 @@ def test_kappas_bounds_hold_it_and_are_kappas(pairs):
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=60), st.integers(2, 6))
+@settings(deadline=None)
 def test_more_of_the_same_is_known_more_surely(judged, times):
     labels = [place % 2 == 0 for place in range(len(judged))]
     few, many = kappa(judged, labels), kappa(judged * times, labels * times)

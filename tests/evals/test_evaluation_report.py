@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.evaluation_page import BINS, binned, page
@@ -56,6 +56,7 @@ def report(values=None, *, spoken=True, compared=False, **more):
 
 
 @given(st.lists(st.text(max_size=60), min_size=30, max_size=30))
+@settings(max_examples=30, deadline=None)
 def test_no_text_breaks_the_page(texts):
     parser = Balanced()
     parser.feed(page(report(texts=texts)))

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.evaluation_verdict import (
@@ -93,6 +93,7 @@ def test_failed_scores_are_counted_with_their_reason():
 
 
 @given(st.lists(st.floats(0, 1), max_size=50))
+@settings(deadline=None)
 def test_the_interval_holds_the_mean(values):
     low, high = interval_of(values)
     if len(values) > 1:

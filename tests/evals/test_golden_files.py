@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.cases import CasesUnreadable, load_cases
@@ -82,6 +82,7 @@ def test_a_case_that_the_prompt_cannot_ask_is_named(tmp_path, prompt):
 
 
 @given(TEXT, st.none() | TEXT, st.none() | st.lists(TEXT, max_size=3))
+@settings(deadline=None)
 def test_what_metrics_need_is_what_the_case_gives_else_the_prompts_variables(text, gave, contexts):
     prompt = parse_prompt(PROMPT.encode(), "asker.yaml")
     golden = GoldenCase(
@@ -115,6 +116,7 @@ def test_the_schema_is_the_one_that_the_model_is_held_to(prompt):
 
 
 @given(st.dictionaries(st.sampled_from(["question"]), TEXT, min_size=1), st.none() | TEXT)
+@settings(deadline=None)
 def test_an_added_case_is_read_back_as_it_was(tmp_path_factory, variables, expected):
     path = tmp_path_factory.mktemp("added") / "cases.jsonl"
     prompt = parse_prompt(PROMPT.encode(), "asker.yaml")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.journal import MOST_HOURS, Journal, JournalInUse, key_of
@@ -20,6 +20,7 @@ ENTRIES = st.lists(st.tuples(st.sampled_from("abcdef"), VALUES), max_size=12)
 
 
 @given(ENTRIES, st.integers(min_value=0), ENTRIES)
+@settings(deadline=None)
 def test_what_was_kept_is_found_whatever_a_crash_tore(before, cut, after):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.journal"
@@ -44,6 +45,7 @@ def test_what_was_kept_is_found_whatever_a_crash_tore(before, cut, after):
 
 
 @given(st.binary(max_size=200))
+@settings(deadline=None)
 def test_any_bytes_are_no_obstacle(noise):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.journal"
