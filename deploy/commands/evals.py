@@ -16,10 +16,12 @@ from gateway.configuration import load_configuration
 from gateway.prompt_versions import PRODUCTION, label_of
 
 if TYPE_CHECKING:
+    from evals.calibration import LabelledAnswer
     from evals.evaluation_report import EvaluationReport
     from evals.evaluation_run import Asked, Order
     from evals.evaluation_verdict import Requirement
     from evals.journal import Journal
+    from evals.judge import Judge
     from evals.records import Verdict
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate prompts, and calibrate what judges them.")
@@ -134,22 +136,13 @@ def calibrate(
     Exit code 0: gates accept it; 100: they do not; 1: an error.
     """
     from evals.calibration import calibrate as measure
-    from evals.calibration import labelled_answers
-    from evals.golden_cases import check_golden, golden_path, load_golden
-    from evals.metrics import Instruments, metric_named
+    from evals.metrics import Instruments
     from evals.records import Decision
     from evals.vectors import Embedder
 
     with open_state() as state, looked_up():
         one = judge_of(state, judge, model, api_key_env=api_key_env)
-        if not metric_named(metric, one).judged:
-            raise ValueError(f"{metric}: no model judges it: there is nothing to calibrate")
-        name = cases or one.prompt.evaluation.cases
-        if name is None:
-            raise ValueError(f"prompt {one.prompt.name} names no labelled answers; give --cases")
-        golden = load_golden(golden_path(name))
-        check_golden(one.prompt, golden)
-        labelled = labelled_answers(one, golden)
+        labelled = _labelled(one, metric, cases)
         with _journal(state, f"{one.prompt.name}-calibration", anew) as journal:
             with shown_progress() as say:
                 counted = iter(range(1, len(labelled) + 1))
@@ -170,6 +163,21 @@ def calibrate(
             typer.echo(f"  {reason}")
         _tell_calibration(state, verdict)
     raise typer.Exit(0 if good else FAILED)
+
+
+def _labelled(judge: "Judge", metric: str, cases: str | None) -> "list[LabelledAnswer]":
+    from evals.calibration import labelled_answers
+    from evals.golden_cases import check_golden, golden_path, load_golden
+    from evals.metrics import metric_named
+
+    if not metric_named(metric, judge).judged:
+        raise ValueError(f"{metric}: no model judges it: there is nothing to calibrate")
+    name = cases or judge.prompt.evaluation.cases
+    if name is None:
+        raise ValueError(f"prompt {judge.prompt.name} names no labelled answers; give --cases")
+    golden = load_golden(golden_path(name))
+    check_golden(judge.prompt, golden)
+    return labelled_answers(judge, golden)
 
 
 def _require_one(*options: tuple[str, object]) -> None:
