@@ -31,6 +31,7 @@ from gateway.errors import GatewayError
 from gateway.settings import load_settings
 from pipelines.engines import Engine, model_names, services_for, wanted_adapters
 from pipelines.experiment import conclude, examine, under_way
+from pipelines.findings import Finding
 from pipelines.installation import Installation, open_installation
 from pipelines.observations import Observations
 from pipelines.promotion import AliasFollower
@@ -167,6 +168,7 @@ class Decider:
     def __init__(self, watched: Watched):
         self._watched = watched
         self._observations: dict[str, Observations] = {}
+        self._found: dict[str, Finding] = {}
 
     async def step(self) -> list[Outcome]:
         """Look at each running experiment; says which ones ended, and how."""
@@ -175,6 +177,7 @@ class Decider:
         self._observations = {
             key: kept for key, kept in self._observations.items() if key in running
         }
+        self._found = {key: kept for key, kept in self._found.items() if key in running}
         outcomes = await asyncio.gather(
             *(self._decide(row) for row in rows), return_exceptions=True
         )
@@ -185,7 +188,9 @@ class Decider:
         if row.experiment_id not in self._observations:
             made = Observations(installation.database, installation.reader, row)
             self._observations[row.experiment_id] = made
-        finding = examine(row, self._observations[row.experiment_id])
+        before = self._found.get(row.experiment_id)
+        finding = examine(row, self._observations[row.experiment_id], before)
+        self._found[row.experiment_id] = finding
         if finding.decision is None:
             return None
         services = services_for(installation, row.alias)

@@ -9,7 +9,7 @@ data", NeurIPS 2022; a chi-square test, asked every few seconds, would cry wolf)
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import uuid_utils
 
@@ -74,6 +74,12 @@ def find(experiment: ExperimentRow, observed: Observed, at: datetime) -> Finding
         passed = None
     result = _result(plan, (baseline, candidate), interval, passed)
     return Finding(decision, result, observed, reason, tuple(result for result, _ in guards))
+
+
+def overdue(experiment: ExperimentRow, at: datetime) -> bool:
+    """Whether it is as old as its plan lets it become."""
+    age: timedelta = at - experiment.started_at
+    return age >= timedelta(hours=experiment.plan["maximum_hours"])
 
 
 def verdict_of(experiment: ExperimentRow, finding: Finding, subjects: Mapping[str, str]) -> Verdict:
@@ -159,8 +165,7 @@ def _ended(plan: Plan, experiment: ExperimentRow, observed: Observed, at: dateti
     undecided = "no decision" if plan.watches is None else "nothing found against the candidate"
     if observed.users >= plan.maximum_users:
         return f"{undecided} with {observed.users} users (maximum_users: {plan.maximum_users})"
-    hours = (at - experiment.started_at).total_seconds() / 3600
-    if hours >= plan.maximum_hours:
+    if overdue(experiment, at):
         return (
             f"{undecided} within {plan.maximum_hours:g} hours (maximum_hours); "
             f"{observed.answered} of {sum(observed.assigned.values())} users gave feedback"

@@ -17,6 +17,7 @@ from gateway.section import Section
 
 COLUMNS = ("status", "latency_ms", "cost_usd", "response")
 NOBODYS_FAULT = frozenset((Status.CLIENT_DISCONNECTED, Status.INTERRUPTED))
+STEPS = 200  # of a limit: what an interval costs grows with the number of different values
 WAITED = frozenset((Status.OK, Status.TIMEOUT, Status.CLIENT_DISCONNECTED))
 
 
@@ -54,7 +55,8 @@ class Guardrail(Section):
         if self.metric == "errors":
             return None if status in NOBODYS_FAULT else float(status != Status.OK)
         if self.metric == "latency":  # who was kept waiting, also for nothing
-            return self._share(row["latency_ms"] / 1000) if status in WAITED else None
+            waited = row["latency_ms"] if status in WAITED else None
+            return None if waited is None else self._share(waited / 1000)
         if status != Status.OK:
             return None
         if self.metric == "cost":
@@ -63,4 +65,4 @@ class Guardrail(Section):
         return None if text is None else float(is_refusal(text))
 
     def _share(self, value: float) -> float:
-        return min(max(value, 0.0) / self.span, 1.0)
+        return round(min(max(value, 0.0) / self.span, 1.0) * STEPS) / STEPS

@@ -279,6 +279,19 @@ async def test_a_better_candidate_is_promoted_in_one_step(services, traffic, dat
     assert latest(database, ALIAS)[0].message == finding.reason
 
 
+async def test_while_nothing_is_heard_nothing_is_reckoned_anew(services, traffic, database):
+    experiment = await begin(services, "1")
+    watched = observations(traffic, experiment)
+    traffic.users(experiment, 8, {"champion": 0.25, "challenger": 0.75})
+    before = examine(experiment, watched)
+    assert examine(experiment, watched, before) is before
+    traffic.users(experiment, 1, {"champion": 0.25, "challenger": 0.75}, first=8)
+    heard = examine(experiment, watched, before)
+    assert heard is not before and heard.observed.users == 9
+    backdate(database, experiment, now() - timedelta(hours=200))
+    assert examine(experiment, watched, heard).decision is Decision.HOLD
+
+
 @pytest.mark.parametrize(
     ("finding_of", "state"),
     [

@@ -37,6 +37,7 @@ def answer(text: str) -> str:
         ({"metric": "latency", "limit": 2}, {}, 1.0),
         ({"metric": "latency", "limit": 10}, {"status": Status.TIMEOUT}, 0.25),
         ({"metric": "latency", "limit": 10}, {"status": Status.REJECTED}, None),
+        ({"metric": "latency", "limit": 10}, {"latency_ms": None}, None),
         ({"metric": "cost", "limit": 0.02}, {}, 0.5),
         ({"metric": "cost", "limit": 0.02}, {"status": Status.UPSTREAM_ERROR}, None),
     ],
