@@ -213,6 +213,6 @@ def _evidence(order: Order) -> dict[str, Any]:
         "content_hash": order.asked.prompt.content_hash,
         "called": order.asked.called,
         "model": order.asked.prompt.model,
-        "metrics": list(order.metrics),
+        "metrics": list(dict.fromkeys(order.metrics)),
         **({} if judge is None else {"judge": f"{judge.prompt.name}@{judge.model}"}),
     }

@@ -112,7 +112,7 @@ def judged(
         if answer.error is not None or not answer.text.strip():
             found[place] = Score(case.case_id, metric, 0.0, answer.error or EMPTY)
         elif kept is not None:
-            found[place] = Score(case.case_id, metric, kept["score"], kept["reason"])
+            found[place] = Score(case.case_id, metric, kept)
         else:
             waiting.append(place)
 
@@ -120,7 +120,7 @@ def judged(
         place = waiting[index]
         found[place] = score
         if journal is not None and score.value is not None:
-            journal.put(keys[place], {"score": score.value, "reason": score.reason})
+            journal.put(keys[place], score.value)  # the reason may quote: the log's to keep
 
     if waiting:
         ask([samples[place] for place in waiting], keep)

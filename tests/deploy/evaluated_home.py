@@ -81,7 +81,10 @@ class EvaluatedHome:
         database.close()
 
     def run(self, *arguments: str) -> Any:
-        done = CliRunner().invoke(app, ["evals", *arguments], env=self.gateway.environ)
+        return self.llmops("evals", *arguments)
+
+    def llmops(self, *arguments: str) -> Any:
+        done = CliRunner().invoke(app, [*arguments], env=self.gateway.environ)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return done
 
