@@ -99,10 +99,6 @@ def test_another_version_is_compared_with_production_and_the_gate_decides(home, 
     assert "**promote**" in said and "baseline" in said
     (verdict,) = home.verdicts()
     assert verdict.subject.startswith("prompt:capital@") and verdict.baseline != verdict.subject
-    # So it may become production.
-    label = ("prompts", "label", "capital", "2", "production", "--reason", "a test")
-    assert home.llmops(*label).exit_code == 0
-    home.llmops("prompts", "rollback", "capital", "--reason", "a test")
     model[0].answer = lambda body: "no" if "rightly" in asked(body) else right(body)
     assert "**reject**" in home.out("run", "capital", "--version", "2", code=100)
     # On other cases than its own the gate's word is no label's business.
@@ -112,6 +108,11 @@ def test_another_version_is_compared_with_production_and_the_gate_decides(home, 
     assert home.verdicts()[-1].subject.startswith("evaluation:capital@")
     home.out("run", "capital", "--version", "2", "--alone")
     assert home.verdicts()[-1].decision is Decision.HOLD
+    label = ("prompts", "label", "capital", "2", "production", "--reason", "a test")
+    assert home.llmops(*label).exit_code == 1  # the gate's last word on it was no
+    model[0].answer = better
+    home.out("run", "capital", "--version", "2")
+    assert home.llmops(*label).exit_code == 0
 
 
 def test_a_broken_requirement_is_an_alert(home):
