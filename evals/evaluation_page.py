@@ -42,6 +42,8 @@ dl { margin: .4rem 0; overflow-wrap: anywhere } dt { font-weight: 600; font-size
 dd { margin: 0 0 .4rem; white-space: pre-wrap } svg { display: block }
 .bar { fill: var(--blue) } .axis { stroke: var(--line) }
 .tick { font-size: 10px; fill: currentColor }
+.whisker { margin-left: auto } .whisker circle { fill: currentColor }
+.span { stroke: currentColor; stroke-width: 1.5 }
 .wide { overflow-x: auto } .up { color: #237a3b } .down { color: var(--red) }
 """
 SORT = """
@@ -70,7 +72,7 @@ def page(report: EvaluationReport) -> str:
         f"<h1>Evaluation of {escape(report.title)}</h1>",
         f'<p class="quiet">{escape(spent)} {verdict.created_at:%Y-%m-%d %H:%M} UTC</p>',
         f'<p><span class="badge {verdict.decision.value}">{verdict.decision.value}</span> '
-        f"{escape(meaning(verdict))}{_beside(report)}</p>",
+        f"{escape(meaning(report))}{_beside(report)}</p>",
         f"<ul>{reasons}</ul>",
         "<h2>Metrics</h2>",
         *_metrics(report),
@@ -115,7 +117,22 @@ def _difference(result: MetricResult | None) -> str:
     around = interval(result.ci_low, result.ci_high, signed=True)
     shown = f"{figure(result.delta, signed=True)} {around}"
     style = {True: "up", False: "down", None: ""}[result.passed]
-    return f'<td>{figure(result.baseline)}<td class="{style}">{escape(shown)}'
+    return f'<td>{figure(result.baseline)}<td class="{style}">{escape(shown)}{_whisker(result)}'
+
+
+def _whisker(result: MetricResult) -> str:
+    """The interval of a difference, with zero in the middle."""
+    low, high, delta = result.ci_low, result.ci_high, result.delta
+    if low is None or high is None or delta is None:
+        return ""
+    widest, half, middle = max(abs(low), abs(high)) or 1.0, WIDTH / 2 - 4, WIDTH / 2
+    left, at, right = (middle + half * one / widest for one in (low, delta, high))
+    return (
+        f'<svg class="whisker" width="{WIDTH}" height="14" role="img" aria-label="interval">'
+        f'<line class="axis" x1="{middle}" x2="{middle}" y2="14"/>'
+        f'<line class="span" x1="{left:.1f}" x2="{right:.1f}" y1="7" y2="7"/>'
+        f'<circle cx="{at:.1f}" cy="7" r="3"/></svg>'
+    )
 
 
 def _histogram(report: EvaluationReport, summary: Summary) -> str:

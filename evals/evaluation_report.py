@@ -140,7 +140,7 @@ def markdown(report: EvaluationReport) -> str:
     lines = [f"# Evaluation of {report.title}", "", f"{report.source}. {_spent(report)}", ""]
     if report.baseline is not None:
         lines += [f"Compared with {report.baseline[0]}.", ""]
-    lines += [f"**{verdict.decision.value}** ({meaning(verdict)})", ""]
+    lines += [f"**{verdict.decision.value}** ({meaning(report)})", ""]
     lines += [*(f"- {reason}" for reason in verdict.reasons), ""]
     lines += [*_table(report), ""]
     lines += [f"- {line}" for line in report.judge]
@@ -154,14 +154,15 @@ def markdown(report: EvaluationReport) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def meaning(verdict: Verdict) -> str:
-    """What a decision means here."""
+def meaning(report: EvaluationReport) -> str:
+    """What the decision means."""
+    held = "it stands by itself" if report.baseline is None else "too little is shown for the gate"
     return {
         Decision.PROMOTE: "the gate lets it through",
         Decision.REJECT: "the gate does not let it through",
         Decision.ALERT: "a requirement is broken",
-        Decision.HOLD: "nothing is decided by it",
-    }[verdict.decision]
+        Decision.HOLD: held,
+    }[report.verdict.decision]
 
 
 def _spent(report: EvaluationReport) -> str:

@@ -18,7 +18,7 @@ from evals.evaluation_run import keep
 from evals.evaluation_verdict import beside, by_itself, unquoted
 from tests.evals.evaluated import evaluation
 
-VOID = {"meta", "rect", "line"}
+VOID = {"meta", "rect", "line", "circle"}
 OPEN = {"html", "thead", "tbody", "tr", "th", "td", "li", "dt", "dd", "p"}  # need no end
 
 
@@ -74,6 +74,7 @@ def test_texts_are_texts_and_no_markup():
 def test_a_comparison_shows_both_answers_and_what_changed():
     made = report(compared=True, texts=["newer"] * 30)
     shown = page(made)
+    assert shown.count('class="whisker"') == 2
     assert "1 → 0" in shown and "answer of the baseline" in shown and "newer" in shown
     text = markdown(made)
     assert "Compared with asker version 1." in text and "| baseline | difference |" in text

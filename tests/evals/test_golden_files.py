@@ -1,5 +1,8 @@
 """Golden cases: read with file and line of what is wrong, rendered by any version, added whole."""
 
+import tempfile
+from pathlib import Path
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from evals.cases import CasesUnreadable, load_cases
 from evals.golden_cases import (
+    KEYS,
     CaseRefused,
     GoldenCase,
     add_golden,
@@ -66,6 +70,30 @@ def test_a_broken_line_is_named(tmp_path, line, what):
     with pytest.raises(CasesUnreadable) as caught:
         load_golden(path)
     assert str(caught.value).startswith(f"{path}:3: ") and what in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=4,
+)
+ROWS = st.dictionaries(st.sampled_from(sorted(KEYS)), JSON, max_size=6).map(orjson.dumps)
+
+
+@given(st.lists(st.binary(max_size=20) | ROWS, max_size=4).map(b"\n".join))
+@settings(deadline=None)
+def test_any_file_is_cases_or_says_what_is_wrong(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cases.jsonl"
+        path.write_bytes(content)
+        try:
+            found = load_golden(path)
+        except CasesUnreadable as error:
+            assert str(error).startswith(f"{path}:")
+        else:
+            assert len({one.case_id for one in found}) == len(found) > 0
+            path.write_bytes(b"\n".join(orjson.dumps(one.row()) for one in found))
+            assert load_golden(path) == found
 
 
 def test_a_file_without_cases_or_none_at_all(tmp_path):
