@@ -7,7 +7,8 @@ in the report, whole texts are not: a report outlives what is erased from the lo
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,6 @@ def _head(verdict: Verdict) -> str:
 def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) -> Any:
     from evidently import DataDefinition, Dataset, Report
 
-    _register(shifts)
     kinds = {shift.signal: KINDS[shift.signal] for shift in shifts}
     definition = DataDefinition(
         text_columns=[name for name, kind in kinds.items() if kind is Kind.TEXT],
@@ -80,7 +80,8 @@ def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) 
     )
     first = sorted(shifts, key=lambda one: not one.drifted)  # what has drifted is seen at once
     metrics = [_metric(shift) for shift in first] + [metric_of(one.sla) for one in kept]
-    snapshot = Report(metrics).run(window, reference)
+    with _registered(shifts):
+        snapshot = Report(metrics).run(window, reference)
     for widget in snapshot._widgets:
         if widget.tabs:
             widget.tabs = [tab for tab in widget.tabs if EXAMPLES not in tab.title]
@@ -96,9 +97,11 @@ def _metric(shift: Shift) -> Any:
     )
 
 
-def _register(shifts: Sequence[Shift]) -> None:
-    """Make the measured scores a drift method of Evidently, in place of the ones before."""
-    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+@contextmanager
+def _registered(shifts: Sequence[Shift]) -> Iterator[None]:
+    """Make the measured scores a drift method of Evidently, and nothing else of it: what stays in
+    its registry is kept to the process's end, with all that it refers to."""
+    from evidently.legacy.calculations.stattests import registry
     from evidently.legacy.core import ColumnType
 
     known = {shift.signal: shift for shift in shifts}
@@ -108,7 +111,14 @@ def _register(shifts: Sequence[Shift]) -> None:
         return shift.score, shift.drifted
 
     kinds = [ColumnType.Text, ColumnType.Numerical, ColumnType.Categorical]
-    register_stattest(StatTest(METHOD, "at the level of this look", kinds), measured)
+    method = registry.StatTest(METHOD, "at the level of this look", kinds)
+    registry.register_stattest(method, measured)
+    try:
+        yield
+    finally:
+        del registry._impls[method]
+        del registry._registered_stat_tests[METHOD]
+        del registry._registered_stat_test_funcs[measured]
 
 
 def _side(

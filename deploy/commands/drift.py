@@ -30,8 +30,11 @@ def check(
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="this tenant's traffic alone")] = None,
 ) -> None:
-    """Look at the newest traffic. Exit code 0: nothing was found; 100: something was; 1: nothing
-    could be compared, as where no reference is pinned."""
+    """Look at the newest traffic.
+
+    Exit code 0: nothing was found; 100: something was; 1: nothing could be compared, as where no
+    reference is pinned.
+    """
     from evals.drift import DAMAGED, NONE
     from evals.records import Decision
 
