@@ -211,8 +211,8 @@ def shown(condition: Condition) -> str:
     """A condition in a few words."""
     better = "improves by more than" if condition.kind == "superiority" else "worsens by at most"
     margin = f"{100 * condition.margin:g} %" if condition.relative else f"{condition.margin:g}"
-    least = f"on at least {condition.minimum_n} cases"
-    return f"{condition.metric} ({condition.direction}) {better} {margin} {least}"
+    least = f"at least {condition.minimum_n} cases"
+    return f"{condition.metric} {better} {margin} ({condition.direction}, {least})"
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -212,7 +212,7 @@ def _line(result: MetricResult, condition: Condition | None) -> Line:
         delta=_figure(result.delta, True),
         interval=f"[{low}, {high}] ({100 * confidence:g} %)" if known else "",
         n=result.n,
-        condition="" if condition is None else shown(condition),
+        condition="" if condition is None else shown(condition).partition(" ")[2],
         met="" if condition is None else PASSED[result.passed],
         result=result,
     )
