@@ -106,11 +106,6 @@ def difference_interval(baseline: Sample, candidate: Sample, alpha: float = 0.05
     return Interval(_difference(baseline, candidate), max(low, -1.0), min(high, 1.0))
 
 
-def log_evidence(sample: Sample, mean: float) -> float:
-    """Logarithm of the evidence against `mean`; from log(1/alpha) on it is refuted at alpha."""
-    return float(sample.log_wealth([mean])[0])
-
-
 def _difference(baseline: Sample, candidate: Sample) -> float | None:
     if baseline.mean is None or candidate.mean is None:
         return None

@@ -2,27 +2,25 @@
 
 Invariants: each question is asked in a way that stands being asked again and again, so a decision
 may be taken the moment it is possible: the difference by an always-valid interval, the shares of
-the arms by an always-valid test (Lindon and Malek, "Anytime-valid inference for multinomial count
-data", NeurIPS 2022; a chi-square test, asked every few seconds, would cry wolf).
+the arms by an always-valid test (`evals.sample_ratio`; a chi-square test, asked every few seconds,
+would cry wolf).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import uuid_utils
 
-from evals.confidence_sequence import Interval, Sample, difference_interval, log_evidence
+from evals.confidence_sequence import Interval, Sample, difference_interval
 from evals.records import Decision, MetricResult, Verdict
+from evals.sample_ratio import is_mismatch
 from gateway.database import now
 from pipelines.champion import CHALLENGER, CHAMPION
 from pipelines.guardrails import Guardrail
 from pipelines.observations import Observed
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
-
-MISMATCH_ALPHA = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +148,7 @@ def _guarded(plan: Plan, guardrail: Guardrail, observed: Observed) -> tuple[Metr
 def _mismatch(plan: Plan, observed: Observed) -> str | None:
     """Whether more users came into an arm than its weight explains."""
     first, second = observed.assigned.get(CHAMPION, 0), observed.assigned.get(CHALLENGER, 0)
-    share = Sample.of([1.0] * second + [0.0] * first)
-    if log_evidence(share, plan.weight) < math.log(1 / MISMATCH_ALPHA):
+    if not is_mismatch(second, first + second, plan.weight):
         return None
     wanted = plan.weight * (first + second)
     return (

@@ -222,7 +222,7 @@ def study(runs: int, say: Progress) -> list[Line]:
     lines = [equal_arms(table, runs, generator)]
     say(f"A/A with several requests of each user, {runs} experiments")
     lines += unlike_users(table, runs, generator)
-    fewer = max(runs // 5, 1)
+    fewer = max(runs // 10, 1)
     say(f"{RATES[0]} against {RATES[1]}, {fewer} experiments")
     lines += different_arms(table, fewer, generator)
     say(f"arms' sizes, twice {fewer} experiments")
