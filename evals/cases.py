@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from evals.records import Case
+from gateway.whole_file import write_whole
 
 REQUIRED = ("case_id", "messages", "expected")
 
@@ -42,9 +43,7 @@ def load_cases(path: Path) -> list[Case]:
 
 def save_cases(path: Path, cases: Iterable[Case]) -> None:
     """Write `cases` to `path`; the same cases give the same bytes."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(b"".join(orjson.dumps(_row(case)) + b"\n" for case in cases))
-    fresh.replace(path)
+    write_whole(path, b"".join(orjson.dumps(_row(case)) + b"\n" for case in cases))
 
 
 def _row(case: Case) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Nothing is asked before all that is known to be wrong was said: a broken file of
 that there is not, a judge that no gate believes.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from evals.journal import MOST_HOURS, Journal, key_of
 from evals.logged import Window, evaluation_of
 from evals.metrics import metrics_named
 from gateway.request_log import LogReader
+from gateway.whole_file import write_whole
 from prompts.prompt import Prompt
 
 PAGE, TEXT, TABLE = "report.html", "report.md", "answers.json"
@@ -167,24 +167,14 @@ def keep(home: Path, report: EvaluationReport) -> Path:
     folder = place / f"{verdict.created_at:%Y%m%dT%H%M%S}-{verdict.verdict_id}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     columns, rows = table_of(report)
-    put(folder / TABLE, orjson.dumps({"columns": columns, "data": rows}))
-    put(folder / TEXT, markdown(report).encode())
-    put(folder / PAGE, page(report).encode())
+    write_whole(folder / TABLE, orjson.dumps({"columns": columns, "data": rows}))
+    write_whole(folder / TEXT, markdown(report))
+    write_whole(folder / PAGE, page(report))
     for old in sorted(one for one in place.iterdir() if one.is_dir())[:-KEPT_REPORTS]:
         for file in old.iterdir():
             file.unlink()
         old.rmdir()
     return folder
-
-
-def put(path: Path, content: bytes) -> None:
-    """Write a file that appears whole."""
-    fresh = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def settle(journal: Journal, report: EvaluationReport) -> str | None:

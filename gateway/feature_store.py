@@ -8,8 +8,6 @@ idempotent, and processes that start together take turns.
 
 import fcntl
 import importlib.util
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,8 @@ import orjson
 import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
 from feast.data_source import DataSource
+
+from gateway.whole_file import write_whole
 
 REPOSITORY = Path(__file__).parent.parent / "feature_repo"
 SOCKET_SECONDS = 0.25
@@ -38,7 +38,9 @@ def open_feature_store(home: Path, redis_url: str, *, key_ttl_seconds: int) -> F
     home.mkdir(parents=True, exist_ok=True)
     with _turn(home / "feature_store.lock"):
         shared = _shared_configuration(home, redis_url)
-        _write_private(home / "feature_store.yaml", yaml.safe_dump(shared, sort_keys=False))
+        write_whole(
+            home / "feature_store.yaml", yaml.safe_dump(shared, sort_keys=False), private=True
+        )
         store = FeatureStore(config=_own_configuration(shared, key_ttl_seconds))
         store.apply(definitions(REPOSITORY))
     return store
@@ -123,10 +125,3 @@ def _turn(path: Path) -> Iterator[None]:
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _write_private(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.replace(path)

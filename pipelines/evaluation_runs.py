@@ -8,7 +8,7 @@ from typing import Any
 from evals.evaluation_page import page
 from evals.evaluation_report import EvaluationReport, table_of
 from gateway.database import now
-from pipelines.mlflow_api import EXISTS, NO_SUCH, MLflowAPI, MLflowAway, MLflowRefused, pairs
+from pipelines.mlflow_api import MLflowAPI, MLflowAway, MLflowRefused, experiment_id, pairs
 from pipelines.verdict_runs import NotTold
 
 EXPERIMENT = "evaluations"
@@ -23,7 +23,7 @@ def tell(tracking_uri: str, report: EvaluationReport) -> str:
     moment = int(verdict.created_at.timestamp() * 1000)
     try:
         opened = {
-            "experiment_id": _experiment(api, EXPERIMENT),
+            "experiment_id": experiment_id(api, EXPERIMENT),
             "run_name": f"{report.title} {verdict.decision.value}",
             "start_time": moment,
             "tags": pairs(_tags(report)),
@@ -76,18 +76,3 @@ def _metrics(report: EvaluationReport) -> Iterator[tuple[str, float | None]]:
     for result in report.verdict.metrics:
         yield f"{result.name}/delta", result.delta
     yield "answers_cost_usd", report.costs
-
-
-def _experiment(api: MLflowAPI, name: str) -> str:
-    try:
-        found = api.get("experiments/get-by-name", experiment_name=name)["experiment"]
-        return str(found["experiment_id"])
-    except MLflowRefused as error:
-        if error.code != NO_SUCH:
-            raise
-    try:
-        return str(api.post("experiments/create", {"name": name})["experiment_id"])
-    except MLflowRefused as error:
-        if error.code != EXISTS:
-            raise
-    return _experiment(api, name)  # another process made it in this moment

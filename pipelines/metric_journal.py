@@ -14,6 +14,8 @@ from typing import Any
 
 import uuid_utils
 
+from gateway.whole_file import write_whole
+
 BATCH = 1000  # MLflow takes no more metrics in one call
 
 
@@ -86,7 +88,4 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fresh.rename(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))

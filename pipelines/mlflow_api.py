@@ -196,6 +196,32 @@ class MLflowAPI:
         return MLflowRefused(f"MLflow at {self.address}: {message}", code)
 
 
+def experiment_id(api: MLflowAPI, name: str) -> str:
+    """Id of the experiment `name`, made if there is none.
+
+    Raises what calls raise; MLflowRefused also where it was deleted.
+    """
+    try:
+        found = api.get("experiments/get-by-name", experiment_name=name)["experiment"]
+    except MLflowRefused as error:
+        if error.code != NO_SUCH:
+            raise
+    else:
+        if found["lifecycle_stage"] != "active":
+            raise MLflowRefused(
+                f"the experiment {name!r} in MLflow was deleted; restore it there "
+                f"(mlflow experiments restore -x {found['experiment_id']})",
+                EXISTS,
+            )
+        return str(found["experiment_id"])
+    try:
+        return str(api.post("experiments/create", {"name": name})["experiment_id"])
+    except MLflowRefused as error:
+        if error.code != EXISTS:
+            raise
+    return experiment_id(api, name)  # another process made it in this moment
+
+
 def pairs(values: Mapping[str, Any]) -> list[dict[str, str]]:
     """Tags or parameters as MLflow takes them; those that are None are left out."""
     return [{"key": key, "value": str(one)} for key, one in values.items() if one is not None]

@@ -23,11 +23,10 @@ from evals.records import Verdict
 from pipelines.metric_journal import MetricJournal
 from pipelines.mlflow_api import (
     CALL_SECONDS,
-    EXISTS,
-    NO_SUCH,
     MLflowAPI,
     MLflowAway,
     MLflowRefused,
+    experiment_id,
     pairs,
     quoted,
 )
@@ -84,7 +83,7 @@ class Tracking:
         identity = {key: str(value) for key, value in params.items()}
         identity |= {f"tag {key}": str(tags.get(key)) for key in IDENTITY}
         with _trouble("no training was started"):
-            experiment = self._experiment(name)
+            experiment = experiment_id(self._api, name)
             kept = MetricJournal(journal, identity)
             try:
                 if kept.replaced is not None:
@@ -118,28 +117,6 @@ class Tracking:
             self._api.upload(info["artifact_uri"], name, content)
             body = {"run_id": training_id, "metrics": _finite(metrics), "tags": pairs(tags)}
             self._api.post("runs/log-batch", body)
-
-    def _experiment(self, name: str) -> str:
-        """Id of the experiment `name`, made if there is none."""
-        try:
-            found = self._api.get("experiments/get-by-name", experiment_name=name)["experiment"]
-        except MLflowRefused as error:
-            if error.code != NO_SUCH:
-                raise
-        else:
-            if found["lifecycle_stage"] != "active":
-                raise MLflowRefused(
-                    f"the experiment {name!r} in MLflow was deleted; restore it there "
-                    f"(mlflow experiments restore -x {found['experiment_id']})",
-                    EXISTS,
-                )
-            return str(found["experiment_id"])
-        try:
-            return str(self._api.post("experiments/create", {"name": name})["experiment_id"])
-        except MLflowRefused as error:
-            if error.code != EXISTS:
-                raise
-        return self._experiment(name)  # another process made it in this moment
 
     def _run(self, experiment: str, name: str, start_id: str) -> dict[str, Any]:
         """The run that was begun under `start_id`, or a new one.

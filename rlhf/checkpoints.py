@@ -14,6 +14,8 @@ from pathlib import Path
 
 import orjson
 
+from gateway.whole_file import write_whole
+
 FINGERPRINT = "fingerprint"
 SEAL = "sealed.json"
 PREFIX = "checkpoint-"
@@ -33,12 +35,12 @@ def prepare(folder: Path, fingerprint: str) -> None:
     if not mark.is_file() or mark.read_text() != fingerprint:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _write(mark, fingerprint.encode())
+        write_whole(mark, fingerprint.encode())
 
 
 def seal(checkpoint: Path) -> None:
     """Declare a checkpoint whole."""
-    _write(checkpoint / SEAL, orjson.dumps(_digests(checkpoint)))
+    write_whole(checkpoint / SEAL, orjson.dumps(_digests(checkpoint)))
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -80,9 +82,3 @@ def _is_whole(checkpoint: Path) -> bool:
 def _digests(checkpoint: Path) -> Mapping[str, str]:
     files = (one for one in sorted(checkpoint.rglob("*")) if one.is_file() and one.name != SEAL)
     return {one.relative_to(checkpoint).as_posix(): digest_of(one) for one in files}
-
-
-def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_bytes(content)
-    fresh.rename(path)

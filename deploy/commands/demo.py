@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gateway.database import now
 from gateway.settings import load_settings
+from gateway.whole_file import write_whole
 
 if TYPE_CHECKING:
     from deploy.demo.installed import Installed
@@ -78,7 +79,7 @@ def study(
         style = "bold green" if done.as_expected else "bold red"
         teller.line(studies.ending(done), style=style)
         if out is not None:
-            report.put(out, studies.markdown(done))
+            write_whole(out, studies.markdown(done))
             teller.line(f"written: {out}")
     if not done.as_expected:
         raise typer.Exit(1)

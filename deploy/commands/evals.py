@@ -14,6 +14,7 @@ from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.state import State, failed, open_state
 from gateway.configuration import load_configuration
 from gateway.prompt_versions import PRODUCTION, label_of
+from gateway.whole_file import write_whole
 
 if TYPE_CHECKING:
     from evals.calibration import LabelledAnswer
@@ -258,7 +259,7 @@ def _publish(state: State, report: "EvaluationReport", out: Path | None) -> "Ver
     """Write the report, tell MLflow, store the verdict, show all of it."""
     from evals.evaluation_page import page
     from evals.evaluation_report import markdown
-    from evals.evaluation_run import PAGE, keep, put
+    from evals.evaluation_run import PAGE, keep
     from pipelines.evaluation_runs import tell
     from pipelines.verdict_runs import NotTold
 
@@ -274,7 +275,7 @@ def _publish(state: State, report: "EvaluationReport", out: Path | None) -> "Ver
     _store(state, report.verdict)
     if out is not None:
         made = page(report) if out.suffix in (".html", ".htm") else markdown(report)
-        put(out, made.encode())
+        write_whole(out, made)
     _show(report)
     typer.echo(f"report: {folder / PAGE}")
     return report.verdict

@@ -15,6 +15,7 @@ from deploy.demo.grids import Grid
 from deploy.demo.plot import interval_svg
 from deploy.demo.telling import Teller
 from deploy.demo.terms import Terms
+from gateway.whole_file import write_whole
 
 COURSE_ROWS = 9
 
@@ -78,17 +79,9 @@ def write(account: Account, page: Path) -> list[Path]:
     """Write the page and, beside it, a picture of every trial; returns all paths."""
     pictures = {trial.name: _picture(page, trial) for trial in account.trials}
     for trial in account.trials:
-        put(pictures[trial.name], interval_svg(trial))
-    put(page, markdown(account, {name: path.name for name, path in pictures.items()}))
+        write_whole(pictures[trial.name], interval_svg(trial))
+    write_whole(page, markdown(account, {name: path.name for name, path in pictures.items()}))
     return [page, *pictures.values()]
-
-
-def put(path: Path, text: str) -> None:
-    """Write a file that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text)
-    fresh.rename(path)
 
 
 def markdown(account: Account, pictures: dict[str, str]) -> str:
