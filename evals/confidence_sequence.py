@@ -50,12 +50,14 @@ class Interval:
 class Sample:
     """Values of one arm, as counts: `counts[i]` of them are `levels[i]`. Order is not kept.
 
-    `mean` is None without values. Values are rounded to 1/1000.
+    `mean` is None without values. Values are rounded to 1/1000; `rounding` is the most that this
+    moves their mean, 0 where nothing had to be rounded.
     """
 
     levels: Array
     counts: Array
     mean: float | None
+    rounding: float = 0.0
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Sample":
@@ -66,7 +68,8 @@ class Sample:
             raise ValueError(f"a value of {wrong[0]} is not between 0 and 1")
         steps, counts = np.unique(np.rint(given * LEVELS), return_counts=True)
         mean = float(given.mean()) if given.size else None
-        return cls(levels=steps / LEVELS, counts=counts, mean=mean)
+        off = np.abs(np.rint(given * LEVELS) / LEVELS - given).max(initial=0.0)
+        return cls(steps / LEVELS, counts, mean, rounding=float(off))
 
     def log_wealth(self, means: Array) -> Array:
         """Logarithm of the wealth of whoever bet against each of `means`; 0 without values."""
@@ -86,7 +89,7 @@ def mean_interval(sample: Sample, alpha: float = 0.05) -> Interval:
     limit = _limit(alpha)
     means = _fine(sample, limit)
     inside = means[sample.log_wealth(means) < limit]
-    slack = (means[1] - means[0]) + 0.5 / LEVELS
+    slack = (means[1] - means[0]) + sample.rounding
     low, high = float(inside.min() - slack), float(inside.max() + slack)
     return Interval(sample.mean, max(low, 0.0), min(high, 1.0))
 
@@ -101,7 +104,7 @@ def difference_interval(baseline: Sample, candidate: Sample, alpha: float = 0.05
     other = _fine(candidate, limit - _lowest(baseline))
     wealth = baseline.log_wealth(base)[:, None] + candidate.log_wealth(other)[None, :]
     inside = (other[None, :] - base[:, None])[wealth < limit]
-    slack = (base[1] - base[0]) + (other[1] - other[0]) + 1 / LEVELS
+    slack = (base[1] - base[0]) + (other[1] - other[0]) + baseline.rounding + candidate.rounding
     low, high = float(inside.min() - slack), float(inside.max() + slack)
     return Interval(_difference(baseline, candidate), max(low, -1.0), min(high, 1.0))
 
