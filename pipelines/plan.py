@@ -97,10 +97,11 @@ class Plan(Section):
         )
 
     def watching(self, experiment_id: str) -> "Plan":
-        """The plan by which the winner of an experiment of this plan is watched."""
+        """The plan by which the winner of an experiment of this plan is watched. Nobody who had
+        the candidate loses it."""
         return self.model_copy(
             update={
-                "weight": 1 - self.holdback,
+                "weight": max(1 - self.holdback, self.weight),
                 "maximum_hours": self.watch_hours,
                 "holdback": 0.0,
                 "watches": experiment_id,

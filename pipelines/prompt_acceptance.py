@@ -17,6 +17,7 @@ from evals.verdicts import add_verdict
 from gateway.database import Conflict, Database
 from gateway.prompt_versions import PRODUCTION, PromptLabelRow, find_version
 from pipelines.prompt_comparison import Comparison
+from pipelines.prompt_labels import last_rollback
 from pipelines.prompt_promotion import Labelled, LabelOrder, label
 from pipelines.prompt_sync import Synced
 from prompts.prompt import Prompt
@@ -55,13 +56,23 @@ def accept(
     """Let `production` name every synced version that a verdict lets through.
 
     Returns: what was moved, and why the others were not. A version that is in production, or whose
-    prompt never had it, is in neither.
+    prompt never had it, is in neither. A version that production was rolled back from waits for a
+    person, whatever was measured since.
     """
     with database.session() as session:
         served = {name: one.content_hash for name, one in production_prompts(session).items()}
+        backs = {one.name: last_rollback(session, one.name) for one in synced}
     moved, held = [], []
     for one in synced:
         if served.get(one.name, one.content_hash) == one.content_hash:
+            continue
+        back = backs[one.name]
+        if back is not None and (back.before or {}).get("version") == one.version:
+            held.append(
+                f"prompt {one.name} version {one.version}: production was rolled back from it "
+                f"({back.reason}); evaluate it again and move it by hand: "
+                f"llmops prompts label {one.name} {one.version} {PRODUCTION}"
+            )
             continue
         try:
             moved.append(

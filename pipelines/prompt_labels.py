@@ -117,6 +117,14 @@ def production_of(session: Session, name: str) -> Production:
     )
 
 
+def last_rollback(session: Session, name: str) -> AuditRow | None:
+    """The newest move of `production` back, if there was one."""
+    query = select(AuditRow).where(
+        AuditRow.subject == _subject(name), AuditRow.action == f"prompt.{ROLLBACK}"
+    )
+    return session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
+
+
 def move_label(session: Session, move: LabelMove) -> str:
     """Move a label in the caller's transaction, with its audit row; returns that row's id.
 

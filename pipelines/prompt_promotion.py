@@ -21,6 +21,7 @@ from pipelines.prompt_labels import (
     ROLLBACK,
     LabelMove,
     Production,
+    last_rollback,
     move_label,
     production_of,
     require_label,
@@ -173,6 +174,12 @@ def _let_through(session: Session, row: PromptVersionRow, before: str | None) ->
         raise Conflict(
             f"{where}: the verdict on it compares it with {verdict.baseline}, and production is "
             f"{subject_of(now_there.prompt)} (version {now_there.version}) now; evaluate it again"
+        )
+    back = last_rollback(session, row.name)
+    if back is not None and verdict.created_at <= back.ts:
+        raise Conflict(
+            f"{where}: the verdict on it is older than the rollback of "
+            f"{back.ts.isoformat(timespec='seconds')} ({back.reason}); evaluate it again"
         )
     return verdict
 

@@ -27,6 +27,7 @@ from gateway.prompt_versions import (
 )
 from pipelines import prompt_labels
 from pipelines.champion import RUNNING, hold
+from pipelines.prompt_acceptance import accept
 from pipelines.prompt_labels import (
     FIRST,
     LABEL,
@@ -46,6 +47,7 @@ from pipelines.prompt_promotion import (
     rollback,
 )
 from pipelines.prompt_registry import PromptRegistry
+from pipelines.prompt_sync import Synced
 from pipelines.registry import RegistryUnavailable
 from pipelines.tables import ExperimentRow
 from prompts.prompt import Prompt
@@ -158,6 +160,25 @@ def test_without_a_passing_verdict_against_production_it_stays(database):
         label(database, order("3"))
     assert production(database) == "1"
     assert [one.change.action for one in audited(database)] == ["prompt.first"]
+
+
+def test_what_was_rolled_back_waits_for_a_new_verdict_and_a_person(database):
+    put(database, "1", "2")
+    move(database, FIRST, "1")
+    judged(database, "2", "1", Decision.PROMOTE)
+    synced = [Synced(NAME, "2", prompt("2").content_hash, None, made=True, labelled=False)]
+    assert accept(database, synced, "ci") == ([Labelled(NAME, PRODUCTION, "2", "1")], [])
+    assert accept(database, synced, "ci") == ([], [])
+    back(database)
+    with pytest.raises(Conflict, match=r"older than the rollback of .* \(it is rude\); evaluate"):
+        label(database, order("2"))
+    judged(database, "2", "1", Decision.PROMOTE)
+    moved, (why,) = accept(database, synced, "ci")
+    assert moved == []
+    assert "production was rolled back from it (it is rude)" in why
+    assert production(database) == "1"
+    label(database, order("2"))
+    assert production(database) == "2"
 
 
 def test_a_prompt_that_was_never_in_production_needs_a_verdict_too(database):
