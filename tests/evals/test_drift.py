@@ -226,6 +226,16 @@ def test_a_level_that_cannot_be_measured_takes_no_other_along(home, monkeypatch)
     assert any("question_text: could not be measured: ValueError" in one for one in verdict.reasons)
 
 
+def test_a_look_leaves_nothing_behind_in_evidently(home):
+    from evidently.legacy.calculations.stattests import registry
+
+    home.add(250)
+    before = len(registry._impls)
+    assert "report" in looked(home).evidence
+    assert "calibrated" not in registry._registered_stat_tests
+    assert len(registry._impls) == before
+
+
 def test_two_looks_at_one_subject_at_once_are_refused(home):
     run = home.folder / "run"
     run.mkdir(exist_ok=True)
