@@ -94,6 +94,8 @@ def home_in(folder: Path) -> Iterator[Home]:
     finally:
         if home.process is not None:
             home.end(signal.SIGKILL)
+            for orphan in children(home):
+                orphan.kill()
         home.database.close()
 
 
