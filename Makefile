@@ -120,11 +120,17 @@ prompts-sync: $(VENV)/.stack
 	$(BIN)/llmops prompts evaluate --production --out "$$REPORT" $(ELSEWHERE) || test $$? = 100
 	$(BIN)/llmops prompts sync --accept
 
-prompts-summary:
+prompts-summary: $(REPORT)/report.md
 	cat "$$REPORT/report.md" >> "$$GITHUB_STEP_SUMMARY"
 
-prompts-comment:
+prompts-comment: $(REPORT)/report.md
 	node .github/comment.mjs "$$REPORT/report.md"
+
+# Where nothing wrote a report; what was said of the commit before must not stand as if of this one.
+$(REPORT)/report.md:
+	@mkdir -p "$$REPORT"
+	@printf '%s\n' '<!-- llmops: prompts -->' '## Prompts: could not be evaluated' '' \
+		'The evaluation did not begin; the log of the job says why.' > "$$REPORT/report.md"
 
 clean:
 	rm -rf $(VENV) $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis

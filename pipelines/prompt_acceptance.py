@@ -13,11 +13,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from evals.verdicts import add_verdict
+from evals.records import Verdict
+from evals.verdicts import add_verdict, verdicts_on
 from gateway.database import Conflict, Database
 from gateway.prompt_versions import PRODUCTION, PromptLabelRow, find_version
-from pipelines.prompt_comparison import Comparison
-from pipelines.prompt_labels import last_rollback
+from pipelines.prompt_change import Change
+from pipelines.prompt_comparison import ASKED, Comparison
+from pipelines.prompt_labels import last_rollback, subject_of
 from pipelines.prompt_promotion import Labelled, LabelOrder, label
 from pipelines.prompt_sync import Synced
 from prompts.prompt import Prompt
@@ -33,6 +35,23 @@ def production_prompts(session: Session) -> Mapping[str, Prompt]:
         if version is not None:
             found[row.name] = version.prompt
     return found
+
+
+def judged_already(session: Session, change: Change) -> Verdict | None:
+    """The newest verdict on the change, if it is of the same two versions, cases and gate.
+
+    To measure again until chance has it otherwise would let any prompt through some day. One from
+    before a rollback counts no more.
+    """
+    if change.base is None or change.head is None:
+        return None
+    found = verdicts_on(session, subject_of(change.head))
+    if not found or found[-1].baseline != subject_of(change.base):
+        return None
+    back = last_rollback(session, change.name)
+    if back is not None and found[-1].created_at <= back.ts:
+        return None
+    return found[-1] if found[-1].evidence.get(ASKED) == change.asked else None
 
 
 def keep_verdicts(

@@ -6,8 +6,11 @@ branch that loosens its gate is judged by the gate that it came from, and one th
 its own; what was changed is said.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import orjson
 
 from evals.gate import Condition
 from evals.golden_cases import GoldenCase
@@ -72,6 +75,13 @@ class Change:
     def seeds(self) -> int:
         """How often each case is asked; no fewer times than before."""
         return max(one.evaluation.seeds for one in (self.head, self.base) if one is not None)
+
+    @property
+    def asked(self) -> str:
+        """A digest of what both versions are asked and judged by."""
+        gate = [one.model_dump(mode="json") for one in self.conditions]
+        given = [[one.row() for one in self.cases], gate, sorted(self.metrics), self.seeds]
+        return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def base_cases(self) -> tuple[GoldenCase, ...]:
         """The cases as the base's version can be asked them: without variables that it has not."""

@@ -22,12 +22,14 @@ from threading import Event
 from evals.evaluation import Client, Evaluation, Say, evaluate_prompt, quiet
 from evals.gate import Condition, judge
 from evals.journal import Journal
+from evals.metrics import canonical
 from evals.records import Decision, Verdict
 from pipelines.prompt_change import Change
 from pipelines.prompt_labels import subject_of
 from prompts.prompt import Prompt
 
 FALSE_ALARMS = 0.05
+ASKED = "asked"  # in a verdict's evidence: digest of what both versions were asked
 PURPOSE = "prompt change"
 FIRST = "there is no version before to compare with; its first label is a person's decision"
 # What a server says of the request itself. Not 401, 403, 404, 408, 429: those are the stack's.
@@ -129,15 +131,21 @@ def conclude(
         verdict = replace(verdict, decision=Decision.REJECT, reasons=reasons)
         return Comparison(change, Outcome.UNFIT, reasons, base, head, verdict)
     outcome, reasons = _outcome(change, base, verdict)
-    return Comparison(change, outcome, (*reasons, *verdict.reasons), base, head, verdict)
+    said = (*reasons, *verdict.reasons, *_askless(change, base, head))
+    return Comparison(change, outcome, said, base, head, verdict)
 
 
 def _verdict(change: Change, base: Evaluation, head: Evaluation, tests: int) -> Verdict:
     """The gate's; a rejection only where it holds for all `tests` conditions at once."""
     assert change.base is not None and change.head is not None
     subjects = subject_of(change.head), subject_of(change.base)
-    results = {name: (base.values(name), head.values(name)) for name in change.metrics}
-    evidence = {"purpose": PURPOSE, "targets": head.targets, "cases": len(change.cases)}
+    results = {name: _values(name, base, head) for name in change.metrics}
+    evidence = {
+        "purpose": PURPOSE,
+        "targets": head.targets,
+        "cases": len(change.cases),
+        ASKED: change.asked,
+    }
     verdict = judge(*subjects, results, change.conditions, evidence)
     if verdict.decision is not Decision.REJECT:
         return verdict
@@ -148,6 +156,26 @@ def _verdict(change: Change, base: Evaluation, head: Evaluation, tests: int) -> 
     said = f"not worse beyond doubt among the {tests} conditions of this run"
     reasons = (f"{said} ({corrected.reasons[0]})", *verdict.reasons)
     return replace(verdict, decision=Decision.HOLD, reasons=reasons)
+
+
+def _values(
+    metric: str, base: Evaluation, head: Evaluation
+) -> tuple[list[float | None], list[float | None]]:
+    """Both sides' values; none where too few answers carry what the metric needs to speak for
+    all."""
+    sides = (base, head)
+    if not all(one.coverage[canonical(metric)].applicable for one in sides):
+        return [], []
+    return base.values(metric), head.values(metric)
+
+
+def _askless(change: Change, base: Evaluation, head: Evaluation) -> tuple[str, ...]:
+    """What is to be said of cases that neither version can be asked."""
+    lost = [one for one in change.cases if one.case_id in head.lost and one.case_id in base.lost]
+    if not lost:
+        return ()
+    first = f"{lost[0].where}: {head.lost[lost[0].case_id]}"
+    return (f"{len(lost)} of {len(change.cases)} cases fit neither version ({first})",)
 
 
 def _widened(condition: Condition, tests: int) -> Condition:
@@ -185,17 +213,23 @@ def _unfit(head: Evaluation, base: Evaluation | None) -> str | None:
     """Why cases cannot be asked by the head's version; None where all can that the base's could."""
     could = {} if base is None else base.lost
     lost = {case_id: said for case_id, said in head.lost.items() if case_id not in could}
-    refused = {
-        answer.case_id: answer.error
-        for answers in head.answers
-        for answer in answers
-        if answer.error is not None and REFUSED.search(answer.error)
-    }
+    before = {} if base is None else _refused(base)
+    refused = {id_: said for id_, said in _refused(head).items() if id_ not in before}
     for what, cases in (("cannot be rendered", lost), ("is refused", refused)):
         if cases:
             case_id, said = next(iter(cases.items()))
             return f"it {what} with {len(cases)} of {len(head.cases)} cases ({case_id}: {said})"
     return None
+
+
+def _refused(evaluation: Evaluation) -> dict[str, str]:
+    """Cases that the model refuses, and what it says."""
+    return {
+        answer.case_id: answer.error
+        for answers in evaluation.answers
+        for answer in answers
+        if answer.error is not None and REFUSED.search(answer.error)
+    }
 
 
 def _asked(

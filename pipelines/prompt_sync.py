@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evals.gate import Condition
+from evals.metrics import metric_named
 from gateway import wire
 from gateway.configuration import Limits
 from gateway.database import Conflict, Database, now
@@ -192,16 +193,36 @@ def unfit(prompt: Prompt) -> Iterator[Mistake]:
             yield Mistake(("params", name), "not for a prompt to set")
         elif name in wire.CHAT and (said := wire.CHAT[name](value, Limits())):
             yield Mistake(("params", name), said)
-    for number, given in enumerate(prompt.evaluation.gate):
-        try:
-            Condition.model_validate(given)
-        except ValidationError as error:
-            for item in error.errors():
-                yield Mistake(("evaluation", "gate", number, *item["loc"]), item["msg"])
+    yield from _misjudged(prompt)
     try:
         require_storable(prompt)
     except ValueError as error:
         yield Mistake((), str(error))
+
+
+def _misjudged(prompt: Prompt) -> Iterator[Mistake]:
+    """What is wrong with its metrics and its gate."""
+    for number, name in enumerate(prompt.evaluation.metrics):
+        if (said := _unknown_metric(name)) is not None:
+            yield Mistake(("evaluation", "metrics", number), said)
+    for number, given in enumerate(prompt.evaluation.gate):
+        place = ("evaluation", "gate", number)
+        try:
+            condition = Condition.model_validate(given)
+        except ValidationError as error:
+            for item in error.errors():
+                yield Mistake((*place, *item["loc"]), item["msg"])
+        else:
+            if (said := _unknown_metric(condition.metric)) is not None:
+                yield Mistake((*place, "metric"), said)
+
+
+def _unknown_metric(name: str) -> str | None:
+    try:
+        metric_named(name)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class _Git:

@@ -13,6 +13,7 @@ from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.state import State, failed, open_state
 from gateway.database import now
 from gateway.errors import GatewayError
+from gateway.settings import load_settings
 from prompts.library import LIBRARY
 
 if TYPE_CHECKING:
@@ -77,18 +78,19 @@ def evaluate(  # noqa: PLR0913 - one parameter for each option
     """
     if (base is None) != production:
         raise failed("--base REVISION, or --production: give one of them")
-    with open_state() as state, looked_up():
-        place = out or state.settings.home / "reports" / "prompts"
-        with _errors_told(place):
-            sides = _sides(state, (base, head, work_tree), folder, cases)
-            client = client_of(
-                state,
-                api_key_env=api_key_env,
-                judge=judge_of(state, judge, api_key_env=api_key_env) if judge else None,
-            )
-            client = client if url is None else replace(client, url=url.rstrip("/"))
-            report = _report(state, sides, client)
-            _put(place, report)
+    place = out or load_settings().home / "reports" / "prompts"
+    for name in (PAGE, PLAIN, COMMENT):  # a former one must not be taken for this one's
+        (place / name).unlink(missing_ok=True)
+    with open_state() as state, looked_up(), _errors_told(place):
+        sides = _sides(state, (base, head, work_tree), folder, cases)
+        client = client_of(
+            state,
+            api_key_env=api_key_env,
+            judge=judge_of(state, judge, api_key_env=api_key_env) if judge else None,
+        )
+        client = client if url is None else replace(client, url=url.rstrip("/"))
+        report = _report(state, sides, client)
+        _put(place, report)
     _tell(report, place)
     raise typer.Exit(FAILED if report.failed else 0)
 
@@ -97,7 +99,7 @@ def _sides(
     state: State, asked: tuple[str | None, str, bool], folder: Path, cases: Path | None
 ) -> Sides:
     from evals.golden_cases import GOLDEN
-    from pipelines.prompt_acceptance import production_prompts
+    from pipelines.prompt_acceptance import judged_already, production_prompts
     from pipelines.prompt_change import against_production, changes
     from pipelines.prompt_revisions import Repository
     from pipelines.prompt_sync import unfit
@@ -108,8 +110,16 @@ def _sides(
     notes = () if work_tree else tuple(_uncommitted(repository, name))
     if base is None:
         with state.database.session() as session:
-            served = production_prompts(session)
-        return Sides("production", None, after, against_production(served, after), notes)
+            found = against_production(production_prompts(session), after)
+            known = {one.name: judged_already(session, one) for one in found}
+        notes += tuple(
+            f"{name}: judged already, the same versions on the same cases: {verdict.decision} "
+            f"(verdict {verdict.verdict_id})"
+            for name, verdict in known.items()
+            if verdict is not None
+        )
+        fresh = [one for one in found if known[one.name] is None]
+        return Sides("production", None, after, fresh, notes)
     tip, fork = repository.commit(base), repository.fork_point(base, name)
     before = repository.revision(base, commit=fork)
     if tip != fork:
@@ -211,8 +221,6 @@ def _errors_told(place: Path) -> Iterator[None]:
     try:
         yield
     except (GatewayError, ValueError, RuntimeError, OSError) as error:
-        for name in (PAGE, PLAIN):
-            (place / name).unlink(missing_ok=True)
         write_whole(place / COMMENT, error_comment(str(error)))
         raise
 

@@ -167,7 +167,7 @@ def test_one_that_betters_it_passes_and_production_moves_at_the_merge(
 
 
 def test_against_production_what_is_no_better_stays_a_version(
-    command: Command, files: PromptBranch
+    command: Command, files: PromptBranch, engine: ScriptedJudge
 ) -> None:
     files.prompt("served")
     files.branch()
@@ -179,6 +179,10 @@ def test_against_production_what_is_no_better_stays_a_version(
     done = command.evaluate("--production")
     assert done.exit_code == 100
     assert "fresh: new" in done.stdout and "served: worse" in done.stdout
+    engine.bodies.clear()
+    again = command.evaluate("--production")
+    assert "served: judged already, the same versions on the same cases: reject" in again.stderr
+    assert not engine.bodies  # who asks often enough gets any answer in the end
     done = command.run("sync", *folder, "--accept")
     assert done.exit_code == 0
     assert "served version 2 does not become production: the verdict on it is reject" in done.stderr
@@ -297,6 +301,20 @@ def test_a_version_that_cannot_be_rendered_or_is_refused_fails(
     assert {one.decision for one in command.verdicts()[-2:]} == {"reject"}
 
 
+def test_a_case_that_fits_neither_version_is_named_with_its_line(
+    command: Command, files: PromptBranch
+) -> None:
+    files.prompt("misfit")
+    files.branch()
+    files.prompt("misfit", "Shout")
+    with (files.golden / "misfit.jsonl").open("a") as file:
+        file.write('{"case_id": "odd", "variables": {"word": 7}, "expected": "word7"}\n')
+    files.commit()
+    done = command.evaluate()
+    where = f"HEAD:golden/misfit.jsonl:{CASES + 1}: "
+    assert f"1 of {CASES + 1} cases fit neither version ({where}" in done.stdout
+
+
 def test_new_and_removed_prompts_are_reported(command: Command, files: PromptBranch) -> None:
     files.prompt("gone")
     files.branch()
@@ -352,6 +370,14 @@ def test_other_bad_input_is_said_with_its_place(command: Command, files: PromptB
         file.write("{broken\n")
     files.commit()
     assert f"HEAD:golden/one.jsonl:{CASES + 1}: not JSON" in command.refused()
+    files.cases("one", [("word", "word")])
+    path = files.folder / "one.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("metric: exact_match", "metric: exactmatch"))
+    files.commit()
+    assert "HEAD:prompts/one.yaml:" in command.refused()
+    assert "no metric 'exactmatch' (there are: " in command.refused()
+    path.write_text(text)
     (files.golden / "one.jsonl").unlink()
     files.commit()
     assert "HEAD:golden/one.jsonl: there is no such file" in command.refused()

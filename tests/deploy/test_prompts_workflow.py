@@ -60,6 +60,18 @@ def test_make_knows_what_to_run(target: str, said: str) -> None:
     assert said in done.stdout
 
 
+def test_where_nothing_was_evaluated_the_report_says_so(tmp_path: Path) -> None:
+    """A green report of the commit before must not stay there."""
+    summary = tmp_path / "summary.md"
+    given = {"REPORT": str(tmp_path / "reports"), "GITHUB_STEP_SUMMARY": str(summary)}
+    subprocess.run(
+        ["make", "prompts-summary"], cwd=ROOT, env={**os.environ, **given}, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert summary.read_text().startswith(f"{MARKER}\n## Prompts: could not be evaluated\n")
+    assert summary.read_text() == (tmp_path / "reports" / "report.md").read_text()
+
+
 def test_rights_and_triggers(workflow: Any) -> None:
     assert "pull_request_target" not in WORKFLOW.read_text()
     assert workflow["permissions"] == {"contents": "read"}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.evaluation import Coverage, Evaluation
 from evals.gate import Condition
 from evals.records import Answer, Decision
 from gateway.database import now
@@ -98,6 +99,28 @@ def test_requests_that_the_model_refuses_are_the_prompt_s_own_fault(error: str) 
     found = conclude(change, base, replace(head, answers=refused), 2)
     assert found.outcome is Outcome.UNFIT
     assert found.verdict is not None and found.verdict.decision is Decision.REJECT
+
+
+def test_a_case_that_both_are_refused_is_no_fault_of_the_change() -> None:
+    change = library()["judge"]
+    base, head = drawn(change, random.Random(1), NOTHING)
+
+    def refused(side: Evaluation) -> Evaluation:
+        error = "http://g answered 400: too long"
+        answer = Answer(side.cases[0].case_id, "", 1.0, error=error)
+        return replace(side, answers=((answer,), *side.answers[1:]))
+
+    assert conclude(change, refused(base), refused(head), 2).outcome is Outcome.SAME
+    assert conclude(change, base, refused(head), 2).outcome is Outcome.UNFIT
+
+
+def test_a_metric_that_hardly_any_answer_carries_is_not_judged() -> None:
+    change = library()["judge"]
+    base, head = drawn(change, random.Random(1), NOTHING)
+    metric = change.conditions[0].metric
+    rare = {**head.coverage, metric: Coverage(5, 5, len(head.cases))}
+    found = conclude(change, base, replace(head, coverage=rare), 2)
+    assert found.outcome is Outcome.SHORT
 
 
 def _report(said: str, cases: int = 1, prompts: int = 1) -> Report:
