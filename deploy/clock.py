@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 
 LOOK_SECONDS = 1.0  # real seconds between looks, so that a clock that is set is noticed
+BACK_SECONDS = 60.0  # a clock that goes back by less is corrected, not set
 
 
 class Clock:
@@ -26,9 +27,15 @@ class Clock:
         return seconds / self.speed
 
     async def wait_until(self, moment: datetime) -> None:
-        """Return when it is `moment`, or later."""
+        """Return when it is `moment`, or later; or when the clock was set back meanwhile.
+
+        Lets others go on at least once, even if it is late already.
+        """
+        latest = self.now()
         while True:
-            left = (moment - self.now()).total_seconds()
-            if left <= 0:
-                return
+            left = max((moment - latest).total_seconds(), 0.0)
             await asyncio.sleep(min(self.real_seconds(left), LOOK_SECONDS))
+            moment_now = self.now()
+            if moment_now >= moment or (latest - moment_now).total_seconds() > BACK_SECONDS:
+                return
+            latest = max(latest, moment_now)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from deploy.clock import Clock
@@ -32,6 +33,8 @@ LOWEST = "19"
 STOP_SECONDS = 10.0
 TAIL_BYTES = 2000
 TAIL_LINES = 5
+LOOK_SECONDS = 1.0
+OUTPUT_BYTES = 64 * 2**20  # of a run that are kept
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _log = logging.getLogger(__name__)
 
@@ -59,10 +62,10 @@ class Runner:
     async def _run(self, firing: Firing, place: int) -> int | None:
         run_id = self._runs.begin(firing)
         output = output_of(self._settings.home, firing.job)
-        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         state, exit_code, message = INTERRUPTED, None, "the schedule was stopped"
         try:
-            with output.open("wb") as file:
+            output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _emptied(output) as file:
                 process = await asyncio.create_subprocess_exec(
                     "nice", "-n", LOWEST, *LLMOPS, *firing.command,
                     stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=file,
@@ -70,7 +73,12 @@ class Runner:
                     start_new_session=True, pass_fds=(place,),
                 )  # fmt: skip
             _yield_processors(process.pid)
-            exit_code = await _ended(process, self._clock.real_seconds(firing.timeout_seconds))
+            keeping = asyncio.create_task(_keep_small(output))
+            try:
+                seconds = self._clock.real_seconds(firing.timeout_seconds)
+                exit_code = await _ended(process, seconds)
+            finally:
+                keeping.cancel()
             state = DONE if exit_code in PASSED else FAILED
             message = tail(output)
             if exit_code is None:
@@ -113,12 +121,29 @@ def _yield_processors(session: int) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+    """End it and its children: some may ignore SIGTERM when the first of them is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), seconds)
-            return
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+
+
+def _emptied(output: Path) -> BinaryIO:
+    """The file, to be appended to: so it may be emptied while a process writes it."""
+    file = output.open("ab")
+    file.truncate(0)
+    return file
+
+
+async def _keep_small(output: Path) -> None:
+    """Begin the file anew whenever it has grown too big. (A limit of the process, RLIMIT_FSIZE,
+    would hold for models and databases as well.)"""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        with suppress(OSError):
+            if os.stat(output).st_size > OUTPUT_BYTES:
+                os.truncate(output, 0)
 
 
 def output_of(home: Path, job: str) -> Path:

@@ -32,6 +32,7 @@ from gateway.configuration import (
 from gateway.database import Database, open_database
 from gateway.settings import Settings, load_settings
 from pipelines.trigger import Trigger
+from pipelines.trigger_outbox import MISHAPS
 from pipelines.trigger_rules import Rule, Triggers
 
 ALIVE, LOCK = "schedule.alive", "schedule.lock"
@@ -52,7 +53,7 @@ class Schedule:
         self._runs = runs
         self._clock = clock
         self._followers: list[asyncio.Task[None]] = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], str] = {}  # with their jobs
 
     def follow(self, plan: SchedulePlan) -> None:
         """Follow these jobs from now on, and no others. Runs under way are not touched."""
@@ -65,8 +66,18 @@ class Schedule:
     def fire(self, firing: Firing) -> None:
         """Begin a run beside everything else."""
         task = asyncio.create_task(self._run(firing))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way[task] = firing.job
+        task.add_done_callback(self._under_way.pop)
+
+    def is_free(self, job: str) -> bool:
+        """Whether a run of `job` may begin now."""
+        if job in self._under_way.values():
+            return False
+        try:
+            with self._runs.place(job):
+                return True
+        except UnderWay:  # of a schedule that was killed, say
+            return False
 
     def trouble(self) -> BaseException | None:
         """What ended a follower that should go on."""
@@ -81,9 +92,12 @@ class Schedule:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, name: str, job: Job) -> None:
-        before = self._runs.last_due(name) or job.moment(self._clock.now())
+        due = job.moment(self._clock.now())
+        before = self._runs.last_due(name) or due
         while True:
-            due = job.moment(self._clock.now())
+            if before > due:
+                _log.warning("%s: ran for %s already; the clock was set back", name, before)
+                before = due
             if due > before:
                 missed = job.missed(before, due)
                 if missed:
@@ -91,6 +105,7 @@ class Schedule:
                 self.fire(Firing(name, job.command, due, job.timeout, missed))
                 before = due
             await self._clock.wait_until(job.after(before))
+            due = job.moment(self._clock.now())
 
     async def _run(self, firing: Firing) -> None:
         try:
@@ -99,6 +114,8 @@ class Schedule:
             _log.warning("%s", error)
         except SQLAlchemyError as error:
             _log.error("%s: the state database: %s", firing.job, error)
+        except OSError as error:
+            _log.error("%s: cannot be started: %s", firing.job, error)
 
 
 class Service:
@@ -117,6 +134,7 @@ class Service:
 
     async def serve(self, stopped: asyncio.Event) -> None:
         """Work until `stopped`. Raises what ended a follower."""
+        self._stamp = _look(self._settings.config_path)  # before it is read: later changes count
         self._adopt(load_configuration(self._settings.config_path))
         try:
             while not stopped.is_set():
@@ -139,8 +157,12 @@ class Service:
         plan = owned_section(configuration, "schedule", SchedulePlan)
         triggers = owned_section(configuration, "triggers", Triggers)
         self._schedule.follow(plan)
-        self._trigger = Trigger(self._database, self._settings, triggers, self._start)
-        self._stamp = _look(self._settings.config_path)
+        for name in triggers.variables:
+            if self._settings.secret_value(name) is None:
+                _log.warning("triggers: the environment variable %s is not set", name)
+        self._trigger = Trigger(
+            self._database, self._settings, triggers, self._start, self._is_free
+        )
         _log.info("following %s", ", ".join(plan.jobs) or "no job")
 
     def _adopt_changed(self) -> None:
@@ -148,10 +170,10 @@ class Service:
         stamp = _look(self._settings.config_path)
         if stamp == self._stamp:
             return
+        self._stamp = stamp
         try:
             self._adopt(load_configuration(self._settings.config_path))
         except ConfigurationError as error:
-            self._stamp = stamp
             _log.error("the schedule in force stays as it was: %s", error)
 
     async def _look_at_verdicts(self) -> None:
@@ -164,12 +186,23 @@ class Service:
             if str(error) != self._said:
                 self._said = str(error)
                 _log.error("triggers: the state database: %s", error)
+        except MISHAPS as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                _log.exception("triggers")
 
-    def _start(self, rule: Rule, _verdict: Verdict) -> None:
+    def _start(self, rule: Rule, verdict: Verdict) -> None:
         """Begin a rule's command as a run of its own."""
-        name = f"trigger:{rule.name}"
-        command = tuple(rule.command or ())
-        self._schedule.fire(Firing(name, command, self._clock.now(), TRIGGERED_SECONDS))
+        command = tuple(rule.command_for(verdict))
+        self._schedule.fire(Firing(_job(rule), command, self._clock.now(), TRIGGERED_SECONDS))
+
+    def _is_free(self, rule: Rule) -> bool:
+        return self._schedule.is_free(_job(rule))
+
+
+def _job(rule: Rule) -> str:
+    """The name that the runs of a rule's command go by; there is one place for them."""
+    return f"trigger:{rule.name}"
 
 
 @contextmanager

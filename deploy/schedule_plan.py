@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gateway.section import Name, Section, Span
 
@@ -11,7 +11,7 @@ class Job(Section):
     """A command of `llmops` that runs at every whole multiple of its interval (UTC).
 
     Attributes:
-        every: interval, such as `1h`.
+        every: interval, such as `1h`; whole seconds.
         command: arguments of `llmops`, such as `[drift, check]`.
         timeout: a run that takes longer is ended.
     """
@@ -19,6 +19,13 @@ class Job(Section):
     every: Span
     command: tuple[str, ...] = Field(min_length=1)
     timeout: Span = 6 * 3600.0
+
+    @field_validator("every")
+    @classmethod
+    def _whole(cls, every: float) -> float:
+        if every < 1 or every != int(every):  # multiples of 1.1 are not exact
+            raise ValueError(f"{every:g} s: whole seconds are wanted, 1s or more")
+        return every
 
     def moment(self, at: datetime) -> datetime:
         """The latest moment, up to `at`, that a run is due."""

@@ -15,7 +15,10 @@ class VerdictRow(Base):
     """One verdict."""
 
     __tablename__ = "verdict"
-    __table_args__ = (Index("ix_verdict_subject", "subject"),)
+    __table_args__ = (
+        Index("ix_verdict_subject", "subject"),
+        Index("ix_verdict_created_at_verdict_id", "created_at", "verdict_id"),
+    )
 
     verdict_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     subject: Mapped[str] = mapped_column(String(256))

@@ -6,20 +6,18 @@ then it is carried out. Whoever is killed in between finds the row and goes on. 
 - a message is sent at least once; its header `x-llmops-event` is the same each time, and PagerDuty
   knows incidents by a key, so a repeated one changes nothing;
 - a command is started at most once: its row says `sent` before the command runs;
-- a rule fires at most once per subject within its cool-down; what it holds back is a row as well;
+- a rule fires at most once per subject within its cool-down; what it holds back is a row as well.
+  A message that was given up holds nothing back, nor does an incident that is resolved;
 - an incident is resolved by the first later verdict that is well, after its trigger was sent.
 
 Messages go to configured hosts alone; redirects are not followed. What fails for a reason that may
 pass (no connection, 429, 5xx) is sent again, later each time.
 """
 
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 
-import aiohttp
-import orjson
 import uuid_utils
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,38 +27,11 @@ from evals.verdicts import VerdictRow, find_verdict, verdict_of
 from gateway.database import Database, now
 from gateway.settings import Settings
 from pipelines.tables import TriggerEventRow
-from pipelines.trigger_messages import RESOLVE, TRIGGER, pagerduty, signed, slack
+from pipelines.trigger_messages import RESOLVE, TRIGGER
+from pipelines.trigger_outbox import FAILED, HELD_BACK, PENDING, Outbox, Start
 from pipelines.trigger_rules import Rule, Triggers
 
-PENDING, SENT, FAILED, HELD_BACK = "pending", "sent", "failed", "held_back"
-EVENT = "x-llmops-event"
-FIRST_PAUSE_SECONDS = 2.0
-LONGEST_PAUSE_SECONDS = 900.0
-CALL_SECONDS = 10.0
-ANSWER_CHARACTERS = 300
-_log = logging.getLogger(__name__)
-
-Start = Callable[[Rule, Verdict], None]
-
-
-class Undeliverable(RuntimeError):
-    """A message that no attempt can bring to its receiver."""
-
-
-class Later(RuntimeError):
-    """A message was not taken for a reason that may pass. `seconds`: as the receiver asked."""
-
-    def __init__(self, message: str, seconds: float = 0.0):
-        super().__init__(message)
-        self.seconds = seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Where a message goes, and what it is."""
-
-    url: str
-    content: dict[str, object]
+BATCH = 200  # verdicts that are looked at, and committed, together
 
 
 class Trigger:
@@ -68,6 +39,7 @@ class Trigger:
 
     Args:
         start: begins a rule's command; must not wait for its end.
+        is_free: whether a rule's command may begin now; until then its event waits.
     """
 
     def __init__(
@@ -76,58 +48,87 @@ class Trigger:
         settings: Settings,
         triggers: Triggers,
         start: Start,
+        is_free: Callable[[Rule], bool] = lambda _rule: True,
         clock: Callable[[], datetime] = now,
     ):
         self._database = database
-        self._settings = settings
         self._triggers = triggers
-        self._start = start
+        self._outbox = Outbox(database, settings, triggers, start, is_free, clock)
         self._now = clock
-        self._seen: set[tuple[str, str]] = set()  # rules and verdicts that are done with
+        self._seen: set[str] = set()  # verdicts that are done with
 
     async def step(self) -> list[str]:
         """Look at the verdicts that came in, carry out what is due; says what was done."""
         if not self._triggers.rules:
             return []
-        with self._database.transaction() as session:
-            done, seen = self._note(session)
-        self._seen = seen  # only now is it sure that what they made is written
-        return done + await self._carry_out()
+        recent = self._recent()
+        noted: list[str] = []
+        unseen = sorted(recent - self._seen)
+        for start in range(0, len(unseen), BATCH):
+            batch = unseen[start : start + BATCH]
+            noted += self._note(batch)
+            self._seen.update(batch)  # only now is it sure that what they made is written
+            await asyncio.sleep(0)
+        self._seen &= recent
+        return noted + await self._outbox.carry_out()
 
-    def _note(self, session: Session) -> tuple[list[str], set[tuple[str, str]]]:
-        """Write what the rules make of verdicts that were not looked at yet."""
+    def _recent(self) -> set[str]:
+        """Verdicts of the look-back. By id, not by moment: one may be stored after a later one."""
         oldest = self._now() - timedelta(seconds=self._triggers.look_back)
-        query = select(VerdictRow).where(VerdictRow.created_at >= oldest)
-        verdicts = session.scalars(query.order_by(VerdictRow.verdict_id)).all()
-        noted, seen = [], set()
-        for rule in self._triggers.rules:
-            for row in verdicts:
-                seen.add((rule.name, row.verdict_id))
-                if (rule.name, row.verdict_id) not in self._seen:
-                    noted += self._apply(session, rule, verdict_of(row))
-        return noted, seen
+        query = select(VerdictRow.verdict_id).where(VerdictRow.created_at >= oldest)
+        with self._database.session() as session:
+            return set(session.scalars(query))
 
-    def _apply(self, session: Session, rule: Rule, verdict: Verdict) -> list[str]:
+    def _note(self, batch: Sequence[str]) -> list[str]:
+        """Write what the rules make of these verdicts, oldest first."""
+        query = select(VerdictRow).where(VerdictRow.verdict_id.in_(batch))
+        with self._database.session() as session:
+            rows = session.scalars(query.order_by(VerdictRow.verdict_id))
+            verdicts = [verdict_of(row) for row in rows]
+            if next(self._events(session, verdicts), None) is None:
+                return []  # as nearly always, and nobody was kept from writing
+        noted = []
+        with self._database.transaction() as session:
+            for row in self._events(session, verdicts):
+                session.add(row)
+                session.flush()  # the next one is judged by it
+                noted.append(f"{row.rule}: {row.action} {row.state}: {row.reason}")
+        return noted
+
+    def _events(self, session: Session, verdicts: Sequence[Verdict]) -> Iterator[TriggerEventRow]:
+        columns = TriggerEventRow.verdict_id, TriggerEventRow.rule, TriggerEventRow.action
+        ids = [one.verdict_id for one in verdicts]
+        query = select(*columns).where(TriggerEventRow.verdict_id.in_(ids))
+        known = {(one.verdict_id, one.rule, one.action) for one in session.execute(query)}
+        for verdict in verdicts:
+            for rule in self._triggers.rules:
+                found = self._judge(session, rule, verdict)
+                if found is None:
+                    continue
+                action, state, why = found
+                if (verdict.verdict_id, rule.name, action) not in known:
+                    yield self._row(rule, verdict, action, state, why)
+
+    def _judge(self, session: Session, rule: Rule, verdict: Verdict) -> tuple[str, str, str] | None:
+        """Action, state and reason of what the rule makes of the verdict, if anything."""
         why = rule.when.fits(verdict)
-        action = TRIGGER
-        before = _last(session, rule.name, verdict)
+        if why is None and not (rule.pagerduty is not None and rule.when.may_be_over(verdict)):
+            return None
+        before = _last(session, rule, verdict)
         if why is None:
-            well = rule.when.is_over(verdict) if rule.pagerduty is not None else None
-            if well is None or before is None or before.action == RESOLVE:
-                return []
-            why, action = well, RESOLVE
-        if _is_noted(session, rule.name, verdict, action):
-            return []
-        state = PENDING
-        triggered = _last(session, rule.name, verdict, action=TRIGGER)
-        if action == TRIGGER and triggered is not None:
-            again = triggered.verdict_at + timedelta(seconds=rule.cooldown)
-            if verdict.created_at < again:
-                state = HELD_BACK
-                why += f"; held back until {again.isoformat(timespec='seconds')} (cool-down)"
-        session.add(self._row(rule, verdict, action, state, why))
-        session.flush()
-        return [f"{rule.name}: {action} {state}: {why}"]
+            well = None
+            if before is not None and before.action == TRIGGER:
+                opened = find_verdict(session, before.verdict_id)
+                assert opened is not None  # the row refers to it
+                well = rule.when.is_over(verdict, opened)
+            return None if well is None else (RESOLVE, PENDING, well)
+        if before is None or (before.action == RESOLVE and rule.pagerduty is not None):
+            return TRIGGER, PENDING, why
+        again = before.verdict_at + timedelta(seconds=rule.cooldown)
+        if verdict.created_at >= again:
+            return TRIGGER, PENDING, why
+        until = again.isoformat(timespec="seconds")
+        return TRIGGER, HELD_BACK, f"{why}; held back until {until} (cool-down)"
 
     def _row(
         self, rule: Rule, verdict: Verdict, action: str, state: str, why: str
@@ -148,106 +149,6 @@ class Trigger:
             ended_at=moment if state == HELD_BACK else None,
         )
 
-    async def _carry_out(self) -> list[str]:
-        """Every pending event that is due; of a rule and subject one after the other."""
-        query = select(TriggerEventRow).where(TriggerEventRow.state == PENDING)
-        with self._database.session() as session:
-            pending = session.scalars(query.order_by(TriggerEventRow.event_id)).all()
-        done, waiting = [], set()
-        for event in pending:
-            key = (event.rule, event.subject)
-            if key not in waiting and event.next_at <= self._now():
-                done.append(await self._attempt(event))
-            if event.state == PENDING:
-                waiting.add(key)
-        return done
-
-    async def _attempt(self, event: TriggerEventRow) -> str:
-        rule = next((one for one in self._triggers.rules if one.name == event.rule), None)
-        if rule is None:
-            return self._end(event, FAILED, "the rule is no longer in the configuration")
-        with self._database.session() as session:
-            verdict = find_verdict(session, event.verdict_id)
-        assert verdict is not None  # the row refers to it
-        if rule.command is not None:
-            said = self._end(event, SENT, f"started: llmops {' '.join(rule.command)}")
-            self._start(rule, verdict)
-            return said
-        try:
-            answer = await self._send(event, self._message(rule, verdict, event))
-        except Undeliverable as error:
-            return self._end(event, FAILED, str(error))
-        except Later as error:
-            return self._postpone(event, error)
-        return self._end(event, SENT, answer)
-
-    def _message(self, rule: Rule, verdict: Verdict, event: TriggerEventRow) -> Message:
-        if rule.pagerduty is not None:
-            key = self._secret(rule.pagerduty.routing_key_env)
-            severity = rule.pagerduty.severity
-            content = pagerduty(verdict, rule.name, event.action, key, severity)
-            return Message(rule.pagerduty.url, content)
-        assert rule.webhook is not None
-        url = rule.webhook.url or self._secret(rule.webhook.url_env or "")
-        if not self._triggers.allows(url):
-            raise Undeliverable(f"{rule.webhook.url_env}: its host is not among triggers.hosts")
-        return Message(url, slack(verdict, rule.name, event.reason))
-
-    def _secret(self, name: str) -> str:
-        value = self._settings.secret_value(name)
-        if value is None:
-            raise Later(f"the environment variable {name} is not set")
-        return value
-
-    async def _send(self, event: TriggerEventRow, message: Message) -> str:
-        body = orjson.dumps(message.content)
-        stamp = int(datetime.now(UTC).timestamp())
-        headers = {
-            "content-type": "application/json",
-            EVENT: event.event_id,
-            **signed(body, self._settings.webhook_secret(), stamp),
-        }
-        timeout = aiohttp.ClientTimeout(total=CALL_SECONDS)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(
-                    message.url, data=body, headers=headers, allow_redirects=False
-                ) as answer,
-            ):
-                said = (await answer.content.read(ANSWER_CHARACTERS)).decode(errors="replace")
-                told = f"{answer.status} {said}".strip()
-                asked = answer.headers.get("retry-after", "")
-        except TimeoutError as error:
-            raise Later(f"no answer within {CALL_SECONDS:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Later(f"{type(error).__name__}: {error}") from error
-        if answer.status in (408, 429) or answer.status >= 500:
-            raise Later(told, float(asked) if asked.isdecimal() else 0.0)
-        if answer.status >= 300:
-            raise Undeliverable(told)
-        return told
-
-    def _postpone(self, event: TriggerEventRow, error: Later) -> str:
-        attempts = event.attempts + 1
-        if attempts >= self._triggers.attempts:
-            return self._end(event, FAILED, f"given up after {attempts} attempts: {error}")
-        pause = min(FIRST_PAUSE_SECONDS * 2**event.attempts, LONGEST_PAUSE_SECONDS)
-        pause = min(max(pause, error.seconds), LONGEST_PAUSE_SECONDS)
-        with self._database.transaction() as session:
-            row = session.get_one(TriggerEventRow, event.event_id)
-            row.attempts, row.answer = attempts, str(error)
-            row.next_at = self._now() + timedelta(seconds=pause)
-        return f"{event.rule}: {event.action} again in {pause:g} s: {error}"
-
-    def _end(self, event: TriggerEventRow, state: str, answer: str) -> str:
-        with self._database.transaction() as session:
-            row = session.get_one(TriggerEventRow, event.event_id)
-            row.state, row.answer, row.ended_at = state, answer, self._now()
-            row.attempts = event.attempts + 1
-        event.state = state
-        return f"{event.rule}: {event.action} {state}: {answer}"
-
 
 def events(database: Database, limit: int = 20) -> Sequence[TriggerEventRow]:
     """The newest events, newest first."""
@@ -256,25 +157,13 @@ def events(database: Database, limit: int = 20) -> Sequence[TriggerEventRow]:
         return session.scalars(query).all()
 
 
-def _is_noted(session: Session, rule: str, verdict: Verdict, action: str) -> bool:
-    query = select(TriggerEventRow.event_id).where(
-        TriggerEventRow.verdict_id == verdict.verdict_id,
-        TriggerEventRow.rule == rule,
-        TriggerEventRow.action == action,
-    )
-    return session.scalars(query).first() is not None
-
-
-def _last(
-    session: Session, rule: str, verdict: Verdict, *, action: str | None = None
-) -> TriggerEventRow | None:
-    """The newest event of the rule on the verdict's subject that an earlier verdict made."""
+def _last(session: Session, rule: Rule, verdict: Verdict) -> TriggerEventRow | None:
+    """The newest event of the rule on the verdict's subject that an earlier verdict made, and that
+    came to something, or may still."""
     query = select(TriggerEventRow).where(
-        TriggerEventRow.rule == rule,
+        TriggerEventRow.rule == rule.name,
         TriggerEventRow.subject == verdict.subject,
-        TriggerEventRow.state != HELD_BACK,
+        TriggerEventRow.state.not_in((HELD_BACK, FAILED)),
         TriggerEventRow.verdict_id < verdict.verdict_id,
     )
-    if action is not None:
-        query = query.where(TriggerEventRow.action == action)
     return session.scalars(query.order_by(TriggerEventRow.verdict_id.desc()).limit(1)).first()

@@ -1,16 +1,21 @@
 """The `triggers` section of the configuration: which verdict starts what."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from evals.records import Verdict
+from evals.spending import LEVEL
 from gateway.section import Name, Section, Span, Url
 
+LEAST_LEVEL = 0.1  # of the level of the look that triggered
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
+PLACE = re.compile(r"\{(subject|prompt|verdict_id)\}")  # in a command
 Severity = Literal["critical", "error", "warning", "info"]
 
 
@@ -41,25 +46,49 @@ class When(Section):
         fitting = [name for name in failed if fnmatchcase(name, self.metric)]
         return f"{said} and {', '.join(fitting)} failed" if fitting else None
 
-    def is_over(self, verdict: Verdict) -> str | None:
-        """Why a verdict on the same subject says that it is well again, in words, or None.
+    def may_be_over(self, verdict: Verdict) -> bool:
+        """Whether the verdict could say that something is well again."""
+        return fnmatchcase(verdict.subject, self.subject) and bool(self._decided(verdict))
 
-        One that decides nothing (too few rows, no reference) does not say so.
+    def is_over(self, verdict: Verdict, opened: Verdict) -> str | None:
+        """Why a verdict says that what failed in `opened` is well again, in words, or None.
+
+        All that failed there must be measured now, and pass: one that decides nothing (too few
+        rows, no reference) does not say so, nor does a look at signals that could spend next to
+        nothing of its budget of false alarms, and so would have found nothing.
         """
+        decided = self._decided(verdict)
         if (
             not fnmatchcase(verdict.subject, self.subject)
-            or verdict.decision.value in self.decision
+            or (self.metric is None and verdict.decision.value in self.decision)
+            or not decided
+            or not all(decided.values())
         ):
             return None
-        pattern = self.metric or "*"
-        known = [
-            one
-            for one in verdict.metrics
-            if one.passed is not None and fnmatchcase(one.name, pattern)
-        ]
-        if not known or not all(one.passed for one in known):
+        failed = {name for name, passed in self._decided(opened).items() if not passed}
+        if not failed <= decided.keys():
             return None
-        return f"{verdict.subject} is {verdict.decision.value}, and {len(known)} metrics passed"
+        if failed & _signals(opened).keys() and _level(verdict) < LEAST_LEVEL * _level(opened):
+            return None
+        return f"{verdict.subject} is {verdict.decision.value}, and {len(decided)} metrics passed"
+
+    def _decided(self, verdict: Verdict) -> dict[str, bool]:
+        """The metrics that the rule goes by, as far as they were measured: whether each passed."""
+        return {
+            one.name: one.passed
+            for one in verdict.metrics
+            if one.passed is not None and fnmatchcase(one.name, self.metric or "*")
+        }
+
+
+def _signals(verdict: Verdict) -> Mapping[str, object]:
+    """What a look at drift tested, at its level; service levels are not among it."""
+    scores: Mapping[str, object] = verdict.evidence.get("scores") or {}
+    return scores
+
+
+def _level(verdict: Verdict) -> float:
+    return float(verdict.evidence.get(LEVEL) or 0.0)
 
 
 class Webhook(Section):
@@ -101,7 +130,8 @@ class Rule(Section):
         name: unique; what was sent is remembered under it.
         webhook: post a message, or
         pagerduty: open and resolve an incident, or
-        evaluation: arguments of `llmops`, such as `[evals, run, assistant]`, or
+        evaluation: arguments of `llmops`, such as `[evals, run, "{prompt}"]`: `{prompt}`,
+            `{subject}` and `{verdict_id}` are those of the verdict; or
         pipeline: name of a model's spec, which is trained anew.
         cooldown: a subject triggers the rule at most once in this time.
     """
@@ -128,6 +158,10 @@ class Rule(Section):
             return ("train", "llm", self.pipeline)
         return self.evaluation
 
+    def command_for(self, verdict: Verdict) -> Sequence[str]:
+        """The same, with what the verdict says. Raises ValueError if it does not say it."""
+        return [PLACE.sub(partial(_filled, verdict), part) for part in self.command or ()]
+
     @property
     def address(self) -> str | None:
         """Where it sends to, as far as the file says."""
@@ -136,18 +170,30 @@ class Rule(Section):
         return self.webhook.url if self.webhook is not None else None
 
 
+def _filled(verdict: Verdict, place: re.Match[str]) -> str:
+    values = {
+        "subject": verdict.subject,
+        "verdict_id": verdict.verdict_id,
+        "prompt": verdict.evidence.get("prompt"),
+    }
+    value = values[place[1]]
+    if not value or str(value).startswith("-"):  # a value must not become an option
+        raise ValueError(f"the verdict on {verdict.subject} gives no {place[1]} for {place[0]}")
+    return str(value)
+
+
 class Triggers(Section):
     """The whole section.
 
     Attributes:
         hosts: where messages may go to, each `host` or `host:port`; nothing else is ever called.
-        attempts: how often a message is sent before it is given up.
+        attempts: how often a message is sent before it is given up; 100 take about 23 hours.
         look_back: verdicts that are older when they are first seen trigger nothing.
     """
 
     hosts: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
-    attempts: int = Field(8, ge=1, le=50)
+    attempts: int = Field(100, ge=1, le=1000)
     look_back: Span = 24 * 3600.0
 
     @model_validator(mode="after")
@@ -164,8 +210,19 @@ class Triggers(Section):
         return self
 
     def allows(self, url: str) -> bool:
-        """Whether messages may go to `url`."""
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and (
-            parts.netloc in self.hosts or (parts.port is None and parts.hostname in self.hosts)
-        )
+        """Whether messages may go to `url`; never to one that is malformed."""
+        try:
+            parts = urlsplit(url)
+            known = parts.netloc in self.hosts or (
+                parts.port is None and parts.hostname in self.hosts
+            )
+        except ValueError:
+            return False
+        return parts.scheme in ("http", "https") and known
+
+    @property
+    def variables(self) -> Sequence[str]:
+        """The environment variables that its rules name."""
+        names = [rule.webhook.url_env for rule in self.rules if rule.webhook is not None]
+        names += [rule.pagerduty.routing_key_env for rule in self.rules if rule.pagerduty]
+        return sorted({name for name in names if name is not None})

@@ -1,14 +1,10 @@
 """Verdicts that trigger: what is sent, signed, sent again, held back, resolved, and never twice."""
 
-import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 import uuid_utils
@@ -16,130 +12,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from evals.records import Decision, MetricResult, Verdict
-from evals.verdicts import add_verdict
-from gateway.database import Database
+from evals.records import Decision, Verdict
 from gateway.lineage import Edge, lineage
-from gateway.settings import Settings, load_settings
+from gateway.settings import load_settings
 from pipelines.lineage_links import PipelineLinks
-from pipelines.tables import TriggerEventRow
-from pipelines.trigger import FAILED, HELD_BACK, PENDING, SENT, Trigger, events
 from pipelines.trigger_messages import HEADER_CHARACTERS, SECTION_CHARACTERS, incident, slack
+from pipelines.trigger_outbox import FAILED, HELD_BACK, PENDING, SENT
 from pipelines.trigger_rules import Rule, Triggers, When
-from tests.pipelines.webhook_receiver import Receiver, webhook_receiver
+from tests.pipelines.trigger_office import (
+    SUBJECT,
+    WEBHOOK,
+    alert,
+    metric,
+    pagerduty_rule,
+    undecided,
+    verdict,
+    well,
+)
 
-pytest_plugins = ("tests.state_databases",)
-
-START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
-SUBJECT = "drift:assistant@3"
-
-
-def metric(name: str, passed: bool | None) -> MetricResult:
-    return MetricResult(name, 0.1, 0.3, 0.2, 0.1, 0.3, 500, passed)
-
-
-def verdict(
-    decision: Decision, minutes: float, *metrics: MetricResult, subject: str = SUBJECT
-) -> Verdict:
-    """One that was made `minutes` after the start."""
-    moment = START + timedelta(minutes=minutes)
-    seconds = int(moment.timestamp())
-    return Verdict(
-        verdict_id=str(uuid_utils.uuid7(timestamp=seconds, nanos=0)),
-        subject=subject,
-        baseline="reference:abc",
-        decision=decision,
-        metrics=metrics or (metric("answer_refused", decision is Decision.HOLD),),
-        reasons=("answer_refused: share 0.300 against 0.100",),
-        evidence={"report": "/home/reports/one.html"},
-        created_at=moment,
-    )
-
-
-def alert(minutes: float, *metrics: MetricResult, subject: str = SUBJECT) -> Verdict:
-    return verdict(Decision.ALERT, minutes, *metrics, subject=subject)
-
-
-def well(minutes: float, *metrics: MetricResult) -> Verdict:
-    return verdict(Decision.HOLD, minutes, *metrics)
-
-
-def undecided(minutes: float) -> Verdict:
-    """A look with too few rows."""
-    return replace(well(minutes), metrics=())
-
-
-@dataclass
-class Office:
-    """A database, a receiver, rules, and a clock that stands until it is moved."""
-
-    database: Database
-    settings: Settings
-    receiver: Receiver
-    rules: list[dict[str, Any]] = field(default_factory=list)
-    hosts: list[str] = field(default_factory=list)
-    attempts: int = 8
-    moment: datetime = START
-    started: list[tuple[str, str]] = field(default_factory=list)
-    trigger: Trigger | None = None
-
-    def restart(self) -> None:
-        """As after a kill: nothing is remembered but what the database says."""
-        given = Triggers.model_validate(
-            {
-                "hosts": self.hosts or [self.receiver.host],
-                "rules": self.rules,
-                "attempts": self.attempts,
-            }
-        )
-        self.trigger = Trigger(
-            self.database, self.settings, given, self._start, clock=lambda: self.moment
-        )
-
-    def store(self, *verdicts: Verdict) -> None:
-        with self.database.transaction() as session:
-            for one in verdicts:
-                add_verdict(session, one)
-
-    def step(self, minutes: float | None = None) -> list[str]:
-        if minutes is not None:
-            self.moment = START + timedelta(minutes=minutes)
-        if self.trigger is None:
-            self.restart()
-        assert self.trigger is not None
-        return asyncio.run(self.trigger.step())
-
-    def rows(self) -> list[TriggerEventRow]:
-        """Oldest first."""
-        return sorted(events(self.database, 1000), key=lambda row: row.event_id)
-
-    def states(self) -> list[tuple[str, str]]:
-        return [(row.action, row.state) for row in self.rows()]
-
-    def _start(self, rule: Rule, verdict: Verdict) -> None:
-        self.started.append((rule.name, verdict.verdict_id))
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with webhook_receiver() as made:
-        yield made
-
-
-@pytest.fixture
-def office(database: Database, receiver: Receiver, tmp_path: Path) -> Office:
-    environ = {"LLMOPS_HOME": str(tmp_path), "HOOK": receiver.url, "PAGER": "routing-key"}
-    return Office(database, load_settings(environ), receiver)
-
-
-WEBHOOK = {"name": "tell", "webhook": {"url_env": "HOOK"}, "when": {"subject": "drift:*"}}
-
-
-def pagerduty_rule(receiver: Receiver) -> dict[str, Any]:
-    return {
-        "name": "page",
-        "pagerduty": {"routing_key_env": "PAGER", "url": f"http://{receiver.host}/v2/enqueue"},
-    }
+pytest_plugins = ("tests.state_databases", "tests.pipelines.trigger_fixtures")
 
 
 def test_an_alert_is_sent_once_in_slacks_shape_and_signed(office, receiver):
@@ -308,15 +199,18 @@ def test_a_command_is_started_once_even_if_its_start_fails(office):
     assert answers["again"] == "started: llmops train llm extractor"
     assert answers["judge"] == "started: llmops evals run assistant"
 
+    class Killed(BaseException):
+        pass
+
     def broken(_rule: Rule, _verdict: Verdict) -> None:
-        raise RuntimeError("no process")
+        raise Killed
 
     office.store(verdict(Decision.REJECT, 24 * 60, subject="extractor-2"))
+    office.start = broken
     office.restart()
-    assert office.trigger is not None
-    office.trigger._start = broken
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Killed):
         office.step(24 * 60 + 1)
+    del office.start
     office.restart()
     office.step(24 * 60 + 2)
     names = [row.rule for row in office.rows() if row.subject == "extractor-2"]
@@ -384,6 +278,8 @@ def test_rules_that_cannot_be_are_refused(given, said):
         ("https://pager.example.com/a", False),
         ("https://hooks.example.com.evil.org/a", False),
         ("https://hooks.example.com@evil.org/a", False),
+        ("https://[hooks.example.com/a", False),
+        ("https://hooks.example.com:eighty/a", False),
         ("file:///etc/passwd", False),
     ],
 )
