@@ -12,6 +12,7 @@ from tests.evals.drift_log import DriftHome, Made
 from tests.pipelines.webhook_receiver import webhook_receiver
 
 SUBJECT = "drift:assistant@3"
+PATIENCE = 120  # seconds; jobs have the lowest priority, and the machine may have other work
 
 
 def decisions(home: Home) -> list[Decision]:
@@ -21,7 +22,7 @@ def decisions(home: Home) -> list[Decision]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 def test_a_drift_is_found_told_of_and_resolved(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PAGERDUTY_KEY", "routing-key")
     began = datetime.now(UTC) - timedelta(hours=5)
@@ -31,7 +32,7 @@ def test_a_drift_is_found_told_of_and_resolved(tmp_path: Path, monkeypatch):
     log.pin()
     with webhook_receiver() as receiver:
         home.write(
-            {"drift": {"every": "4h", "command": ["drift", "check"], "timeout": "48h"}},
+            {"drift": {"every": "4h", "command": ["drift", "check"], "timeout": "1000h"}},
             drift={"least_rows": 200, "subjects": [{"prompt": "assistant"}]},
             triggers={
                 "hosts": [receiver.host],
@@ -45,17 +46,17 @@ def test_a_drift_is_found_told_of_and_resolved(tmp_path: Path, monkeypatch):
         home.start()
         try:
             log.add(50)
-            first = wait_for(lambda: home.rows("drift", "done"), home)[0]
+            first = wait_for(lambda: home.rows("drift", "done"), home, PATIENCE)[0]
             assert first.exit_code == 0
             assert "too few requests: 50 since" in first.message
             log.add(250, Made(refused=0.5))
-            wait_for(lambda: decisions(home) == [Decision.ALERT], home)
-            wait_for(lambda: len(receiver.received) == 2, home)
+            wait_for(lambda: decisions(home) == [Decision.ALERT], home, PATIENCE)
+            wait_for(lambda: len(receiver.received) == 2, home, PATIENCE)
             log.add(250)
-            wait_for(lambda: decisions(home)[-1] is Decision.HOLD, home)
-            wait_for(lambda: len(receiver.received) == 3, home)
+            wait_for(lambda: decisions(home)[-1] is Decision.HOLD, home, PATIENCE)
+            wait_for(lambda: len(receiver.received) == 3, home, PATIENCE)
             found = wait_for(lambda: [one for one in home.rows("drift", "done")
-                                      if one.exit_code == 100], home)  # fmt: skip
+                                      if one.exit_code == 100], home, PATIENCE)  # fmt: skip
         finally:
             assert home.end() == 0
             home.database.close()
