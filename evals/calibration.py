@@ -6,11 +6,13 @@ and pin; its baseline is chance, which kappa is 0 for. Whoever judges with anoth
 prompt that was changed, is another judge, and has to be calibrated anew.
 
 A gate believes a judge whose kappa is at least `LEAST_KAPPA` with a lower bound of at least
-`LEAST_BOUND`; `require_calibrated` refuses any other, with its figures.
+`LEAST_BOUND`, on at least `LEAST_ANSWERS`; `require_calibrated` refuses any other, with its
+figures. A trial, on answers that somebody picked, is on a subject of its own, which no gate reads.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import uuid_utils
 from sqlalchemy.orm import Session
@@ -19,13 +21,15 @@ from evals.agreement import Estimate, kappa
 from evals.gate import Condition
 from evals.golden_cases import GoldenCase, case_for
 from evals.judge import RESPONSE, Judge
-from evals.metrics import Instruments, metric_named, pin_of, scores_of
+from evals.metrics import Instruments, metric_named, pin_of, require_metrics, scores_of
 from evals.records import Answer, Case, Decision, MetricResult, Score, Verdict
 from evals.verdicts import verdicts_on
 from gateway.database import now
 
 LEAST_KAPPA = 0.6
 LEAST_BOUND = 0.4
+LEAST_ANSWERS = 100
+TRIAL = "trial:"
 SUPPORTED = 0.5  # a judge's value from which on it says that the answer is supported,
 THRESHOLDS: Mapping[str, float] = {"faithfulness": 1.0}  # but one unfaithful statement is enough
 QUESTION = "What do the texts say?"  # where a labelled answer is to none and a metric wants one
@@ -74,11 +78,18 @@ def labelled_answers(judge: Judge, golden: Sequence[GoldenCase]) -> list[Labelle
 
 
 def calibrate(
-    metric: str, labelled: Sequence[LabelledAnswer], instruments: Instruments
+    metric: str,
+    labelled: Sequence[LabelledAnswer],
+    instruments: Instruments,
+    *,
+    trial: str | None = None,
 ) -> tuple[Verdict, list[Score]]:
     """The verdict on a judge, and what it said of each answer.
 
     An answer that it could not judge counts as judged wrongly.
+
+    Args:
+        trial: why no gate shall go by it; None: gates do.
 
     Raises: NothingJudged where it could not judge one: then it was hardly there.
     """
@@ -97,25 +108,19 @@ def calibrate(
         for score, label in zip(scores, labels, strict=True)
     ]
     found = kappa(said, labels)
-    passed = _good(found)
+    passed = _good(found) and (trial is not None or found.n >= LEAST_ANSWERS)
     results = (
         MetricResult(KAPPA, 0.0, found.value, found.value, found.low, found.high, found.n, passed),
         MetricResult(FAILED, None, float(failed), None, None, None, found.n, None),
     )
     return Verdict(
         verdict_id=str(uuid_utils.uuid7()),
-        subject=subject_of(metric, judge),
+        subject=f"{TRIAL if trial else ''}{subject_of(metric, judge)}",
         baseline=CHANCE,
         decision=Decision.PROMOTE if passed else Decision.REJECT,
         metrics=results,
-        reasons=_reasons(found, failed, scores),
-        evidence={
-            "metric": metric,
-            "model": judge.model,
-            "prompt": judge.prompt.content_hash,
-            "pin": pin_of(metric, judge),
-            "threshold": threshold,
-        },
+        reasons=_reasons(found, failed, scores, trial),
+        evidence=_evidence(metric, judge) | {"threshold": threshold},
         created_at=now(),
     ), scores
 
@@ -132,12 +137,19 @@ def calibration_of(session: Session, metric: str, judge: Judge) -> Verdict | Non
 
 
 def require_calibrated(
-    session: Session, conditions: Sequence[Condition], judge: Judge | None
+    session: Session,
+    conditions: Sequence[Condition],
+    judge: Judge | None,
+    where: str = "the gate",
 ) -> None:
     """A gate whose conditions rest on a judge may only believe one that was found good.
 
-    Raises: JudgeRefused.
+    Args:
+        where: the gate stands, for messages.
+
+    Raises: JudgeRefused; ValueError for a metric that there is not.
     """
+    require_metrics((one.metric for one in conditions), where)
     for condition in conditions:
         if not metric_named(condition.metric).judged:
             continue
@@ -150,16 +162,38 @@ def require_calibrated(
             raise JudgeRefused(f"{who}: it was never calibrated with this prompt; run: {how}")
         if verdict.decision is not Decision.PROMOTE:
             raise JudgeRefused(f"{who}: no gate believes it: {verdict.reasons[0]}")
+        answers = verdict.metrics[0].n
+        if answers < LEAST_ANSWERS:
+            raise JudgeRefused(f"{who}: {_few(answers)}; run: {how}")
+
+
+def _evidence(metric: str, judge: Judge) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "model": judge.model,
+        "prompt": judge.prompt.content_hash,
+        "pin": pin_of(metric, judge),
+    }
 
 
 def _good(found: Estimate) -> bool:
     return found.value >= LEAST_KAPPA and found.low >= LEAST_BOUND
 
 
-def _reasons(found: Estimate, failed: int, scores: Sequence[Score]) -> tuple[str, ...]:
+def _few(answers: int) -> str:
+    return f"{answers} labelled answers, and a gate needs {LEAST_ANSWERS}"
+
+
+def _reasons(
+    found: Estimate, failed: int, scores: Sequence[Score], trial: str | None
+) -> tuple[str, ...]:
     needed = f"a gate needs {LEAST_KAPPA:g} with a lower bound of {LEAST_BOUND:g}"
     figures = f"kappa {found} on {found.n} labelled answers; {needed}"
     reasons = [f"{figures}: {'accepted' if _good(found) else 'refused'}"]
+    if trial is not None:
+        reasons.append(f"a trial, which no gate goes by: {trial}")
+    elif found.n < LEAST_ANSWERS:
+        reasons[0] = f"{figures}: refused: {_few(found.n)}"
     if failed:
         first = next(score.reason for score in scores if score.value is None)
         reasons.append(

@@ -23,6 +23,7 @@ from evals.metrics import (
     carries,
     metrics_named,
     scores_of,
+    unspoken,
 )
 from evals.records import Answer, Case, Score
 from evals.vectors import Embedder
@@ -85,6 +86,7 @@ class Evaluation:
         scores: of each metric, of each case, one for each seed.
         lost: cases whose answer is not known, and why: not asked, or not kept in the log.
         seconds: how long measuring took; asking is not in it.
+        spoken: whether its texts may be kept: of golden cases, not of live traffic.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Evaluation:
     coverage: Mapping[str, Coverage]
     lost: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    spoken: bool = True
 
     def values(self, metric: str) -> list[float | None]:
         """The metric's value of each case: the mean over its seeds, as far as they have one."""
@@ -182,6 +185,8 @@ def measured(
         ]
         instruments = _instruments(client, journal, metric, samples, say)
         found = iter(scores_of(metric, samples, instruments))
+        if not evaluation.spoken:
+            found = map(unspoken, found)
         scores[metric.name] = tuple(
             tuple(
                 Score(case.case_id, metric.name, None, lost[case.case_id])
@@ -253,7 +258,9 @@ def _ask(
     )
     journal = asking.journal
     keys = {
-        case.case_id: key_of("answer", prompt.content_hash, request_body(subject, case).decode())
+        case.case_id: key_of(
+            "answer", client.url, prompt.content_hash, request_body(subject, case).decode()
+        )
         for case in cases
     }
     done: dict[str, Answer] = {}

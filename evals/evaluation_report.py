@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from evals.evaluation import Evaluation
-from evals.evaluation_verdict import Summary, summary_of, unquoted
+from evals.evaluation_verdict import Summary, summary_of
 from evals.metrics import LACKING
 from evals.records import Answer, Case, Decision, MetricResult, Verdict
 
@@ -31,7 +31,6 @@ class EvaluationReport:
         verdict: what was found.
         baseline: what it was compared with, and its name.
         judge: who judged, and whether gates believe it; a line for each metric that a model judged.
-        spoken: whether texts may be shown: of golden cases, not of live traffic.
     """
 
     title: str
@@ -40,7 +39,11 @@ class EvaluationReport:
     verdict: Verdict
     baseline: tuple[str, Evaluation] | None = None
     judge: Sequence[str] = ()
-    spoken: bool = True
+
+    @property
+    def spoken(self) -> bool:
+        """Whether texts may be shown: of golden cases, not of live traffic."""
+        return self.evaluation.spoken
 
     @property
     def summaries(self) -> list[Summary]:
@@ -98,8 +101,6 @@ def rows_of(report: EvaluationReport) -> Iterator[Row]:
         for seed, answer in enumerate(answers):
             scores = {name: rows[place][seed] for name, rows in evaluation.scores.items()}
             reasons = {name: score.reason for name, score in scores.items()}
-            if not report.spoken:
-                reasons = {name: why and unquoted(why) for name, why in reasons.items()}
             values = {name: score.value for name, score in scores.items()}
             known = {name: one[place] for name, one in before.items()}
             beside = None if baseline is None else baseline.answers[place][seed]

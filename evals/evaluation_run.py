@@ -1,15 +1,18 @@
 """One evaluation from its order to its report: golden cases, or a window of the request log.
 
 Nothing is asked before all that is known to be wrong was said: a broken file of cases, a metric
-that there is not, a judge that no gate believes.
+that there is not, a judge that no gate believes. And nothing is said of a prompt where requests got
+no answer for no fault of its own: what is missing would count against one version, or the other.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from evals.calibration import calibration_of, require_calibrated
@@ -21,7 +24,7 @@ from evals.gate import Condition
 from evals.golden_cases import check_golden, golden_path, load_golden
 from evals.journal import MOST_HOURS, Journal, key_of
 from evals.logged import Window, evaluation_of
-from evals.metrics import metrics_named
+from evals.metrics import metrics_named, require_metrics
 from gateway.request_log import LogReader
 from gateway.whole_file import write_whole
 from prompts.prompt import Prompt
@@ -29,10 +32,12 @@ from prompts.prompt import Prompt
 PAGE, TEXT, TABLE = "report.html", "report.md", "answers.json"
 KEPT_REPORTS = 50  # of a prompt
 DIGITS = 12
+# What a server says of the request itself. Not 401, 403, 404, 408, 429: those are the stack's.
+REFUSED = re.compile(r" answered (400|413|422): ")
 
 
-class NothingAnswered(RuntimeError):
-    """Not one case was answered, so there is nothing to say of the prompt."""
+class StackTrouble(RuntimeError):
+    """Cases got no answer for no fault of a prompt: nothing can be said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,18 @@ class Asked:
     Attributes:
         called: its name and version, for people.
         subject: what a gate's verdict on it is on.
+        rules: the file that says how it is evaluated; None where there is none.
     """
 
     prompt: Prompt
     called: str
     subject: str
+    rules: Path | None = None
+
+    @property
+    def named(self) -> str:
+        """With its file, for messages on what stands there."""
+        return self.called if self.rules is None else f"{self.called} ({self.rules})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,8 @@ class Order:
     Attributes:
         baseline: what the gate compares with; None: the evaluation stands by itself.
         metrics: their names.
-        cases: a file instead of the prompt's own; what is found then decides no label.
+        cases: a file instead of the prompt's own.
+        no_label: why what is found decides no label; None where it does.
     """
 
     asked: Asked
@@ -65,12 +78,17 @@ class Order:
     baseline: Asked | None = None
     requirements: Sequence[Requirement] = ()
     cases: str | None = None
+    no_label: str | None = None
 
     @property
     def conditions(self) -> list[Condition]:
         """Of the prompt's gate, where it decides, and what is required."""
         gate = self.asked.prompt.evaluation.gate if self.baseline is not None else ()
-        conditions = [Condition.model_validate(one) for one in gate]
+        try:
+            conditions = [Condition.model_validate(one) for one in gate]
+        except ValidationError as error:
+            said = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
+            raise ValueError(f"{self.asked.named}: evaluation.gate: {said}") from error
         return [*conditions, *(one.condition for one in self.requirements)]
 
 
@@ -80,14 +98,15 @@ def check(session: Session, order: Order) -> list[str]:
     Raises: ValueError for a metric that is none or wants a judge and has none; JudgeRefused where
         the gate or a requirement would rest on a judge that was not found good.
     """
-    judge, lines = order.client.judge, []
+    judge, lines, asked = order.client.judge, [], order.asked
+    require_metrics(asked.prompt.evaluation.metrics, f"{asked.named}: evaluation.metrics")
     metrics = metrics_named(order.metrics, judge)
     if not metrics:
         raise ValueError(f"{order.asked.called}: it names no metrics; give some with --metrics")
     for metric in metrics:
         if metric.judged and judge is None:
             raise ValueError(f"{metric.name}: a model judges it; say which: --judge PROMPT@MODEL")
-    require_calibrated(session, order.conditions, judge)
+    require_calibrated(session, order.conditions, judge, f"{asked.named}: evaluation.gate")
     for metric in metrics:
         if metric.judged and judge is not None:
             verdict = calibration_of(session, metric.name, judge)
@@ -99,7 +118,7 @@ def check(session: Session, order: Order) -> list[str]:
 def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) -> EvaluationReport:
     """Ask the golden cases.
 
-    Raises: CasesUnreadable with file and line; NothingAnswered.
+    Raises: CasesUnreadable with file and line; StackTrouble.
     """
     prompt, name = order.asked.prompt, order.cases or order.asked.prompt.evaluation.cases
     if name is None:
@@ -115,9 +134,7 @@ def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) ->
         found = evaluate_prompt(
             one.prompt, golden, order.client, metrics=order.metrics, journal=journal, say=said
         )
-        answers = [answer for row in found.answers for answer in row]
-        if all(answer.error is not None for answer in answers):
-            raise NothingAnswered(f"{one.called}: not one answer came: {answers[0].error}")
+        require_answers(found, one.called)
         return found
 
     candidate = evaluated(order.asked)
@@ -131,12 +148,34 @@ def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) ->
         verdict = by_itself(candidate, _subject(prompt), order.requirements, evidence)
         return EvaluationReport(order.asked.called, source, candidate, verdict, None, judges)
     base = evaluated(order.baseline)
-    subject = order.asked.subject if order.cases is None else _subject(prompt)
+    subject = order.asked.subject if order.no_label is None else _subject(prompt)
     verdict = beside(
         (subject, candidate), (order.baseline.subject, base), order.conditions, evidence
     )
+    if order.no_label is not None:
+        said = f"it decides no label: {order.no_label}"
+        verdict = replace(verdict, reasons=(*verdict.reasons, said))
     compared = order.baseline.called, base
     return EvaluationReport(order.asked.called, source, candidate, verdict, compared, judges)
+
+
+def require_answers(evaluation: Evaluation, called: str) -> None:
+    """Raises StackTrouble where a case got no answer for another reason than the prompt's own."""
+    answers = [answer for row in evaluation.answers for answer in row]
+    failed = [
+        answer.error
+        for answer in answers
+        if answer.error is not None
+        and answer.case_id not in evaluation.lost
+        and not REFUSED.search(answer.error)
+    ]
+    if failed:
+        raise StackTrouble(
+            f"{called}: {len(failed)} of {len(answers)} requests got no answer, so nothing was "
+            f"judged; the same command asks for the rest: {failed[0]}"
+        )
+    if all(answer.error is not None for answer in answers):
+        raise StackTrouble(f"{called}: not one answer came: {answers[0].error}")
 
 
 def of_window(
@@ -157,7 +196,7 @@ def of_window(
     subject = f"{SUBJECT}{prompt.name}/log" if window.version is None else f"{_subject(prompt)}/log"
     verdict = by_itself(found, subject, order.requirements, evidence)
     title = prompt.name if window.version is None else order.asked.called
-    return EvaluationReport(f"{title} in live traffic", source, found, verdict, None, judges, False)
+    return EvaluationReport(f"{title} in live traffic", source, found, verdict, None, judges)
 
 
 def keep(home: Path, report: EvaluationReport) -> Path:

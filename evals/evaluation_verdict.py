@@ -18,13 +18,12 @@ import uuid_utils
 from evals.compare import CONFIDENCE, is_binary, student, wilson
 from evals.evaluation import Coverage, Evaluation
 from evals.gate import Condition, judge
-from evals.metrics import LACKING, LEAST_COVERAGE, canonical, metric_named
+from evals.metrics import LACKING, LEAST_COVERAGE, by_instrument, canonical, metric_named
 from evals.records import Decision, MetricResult, Verdict
 from gateway.database import now
 
 SUBJECT = "evaluation:"
 NOTHING = "none"  # the baseline of an evaluation by itself
-QUOTES = ("input_value=", ": '", ': "')  # where a quotation begins in a reason
 LEAST_VALUES = 20  # below which a requirement decides nothing
 _FORM = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
 
@@ -170,7 +169,8 @@ def beside(
         known = base.coverage[name].applicable and found.coverage[name].applicable
         results[name] = pair if known else ([], [])
     named = [one.model_copy(update={"metric": canonical(one.metric)}) for one in conditions]
-    verdict = judge(subject, beside_what, results, named, {**evidence, **_figures(found)})
+    figures = {**evidence, **_figures(found)}
+    verdict = judge(subject, beside_what, results, named, figures, by_instrument(results))
     summaries = [summary_of(found, name) for name in found.scores]
     return replace(verdict, reasons=(*verdict.reasons, *_also(summaries)))
 
@@ -202,14 +202,8 @@ def _also(summaries: Any) -> list[str]:
     for one in summaries:
         if one.failed:
             count = f"{one.failed} of {one.coverage.carrying} answers got no value"
-            said.append(f"{one.name}: {count} ({unquoted(one.reason or 'no reason')})")
+            said.append(f"{one.name}: {count} ({one.reason or 'no reason'})")
     return said
-
-
-def unquoted(reason: str) -> str:
-    """A reason without what it quotes of a text: that is the log's to keep, and to erase."""
-    cut = min((reason.find(mark) for mark in QUOTES if mark in reason), default=len(reason))
-    return reason[:cut].strip(" [:")
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,16 +10,23 @@
 
 A value may be missing (None or NaN: its scorer failed). Where the metric is 0 or 1, a candidate
 without a value counts as wrong; any other pair without both values is left out and does not count
-for `minimum_n`. The reasons name such pairs by their places, from 1.
+for `minimum_n`. So is each such pair of a metric in `by_instrument`, whose missing values are its
+instrument's fault (a judge that answers nonsense) and not the answer's. The reasons name such pairs
+by their places, from 1.
+
+What is left may speak for the candidate only because the rest is missing. Where it lacks values
+that the baseline has in more than `MOST_LACKING` of the pairs, and more of them than the other way
+round, nothing is promoted, and of a metric whose pairs are left out nothing is decided.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal
 
 import uuid_utils
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, field_validator
+from pydantic_core import PydanticCustomError
 
 from evals.compare import CONFIDENCE, is_binary, paired
 from evals.records import Decision, MetricResult, Verdict
@@ -28,6 +35,8 @@ from gateway.section import Name, Section
 
 Values = Sequence[float | None]
 NAMED_PLACES = 5
+MOST_LACKING = 0.05
+LEAST_CONFIDENCE = 0.8
 
 
 class Condition(Section):
@@ -40,7 +49,7 @@ class Condition(Section):
             at least 0, in the metric's unit.
         minimum_n: pairs of values below which nothing is decided.
         relative: `margin` is a share of the baseline's mean, which is taken as known.
-        confidence: of the interval.
+        confidence: of the interval, at least `LEAST_CONFIDENCE`.
     """
 
     metric: Name
@@ -49,7 +58,19 @@ class Condition(Section):
     minimum_n: int = Field(ge=1)
     kind: Literal["superiority", "non_inferiority"] = "superiority"
     relative: bool = False
-    confidence: float = Field(CONFIDENCE, gt=0, lt=1)
+    confidence: float = Field(CONFIDENCE, lt=1)
+
+    @field_validator("confidence")
+    @classmethod
+    def _sure(cls, value: float) -> float:
+        if not value >= LEAST_CONFIDENCE:
+            raise PydanticCustomError(
+                "confidence",
+                "{value}: a gate decides with a confidence of at least {least}: what is surer "
+                "than that by chance is too often not so",
+                {"value": value, "least": LEAST_CONFIDENCE},
+            )
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,7 @@ class Pairs:
         total: pairs that there should be.
         wrong: places of candidates without a value, which count as wrong.
         left_out: places of pairs that are not in the values.
+        lacking: pairs in which only the candidate has no value; lacked: only the baseline.
     """
 
     baseline: list[float]
@@ -67,6 +89,13 @@ class Pairs:
     total: int
     wrong: tuple[int, ...]
     left_out: tuple[int, ...]
+    lacking: int
+    lacked: int
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether so much of the candidate alone is missing that the rest may flatter it."""
+        return self.lacking > max(MOST_LACKING * self.total, self.lacked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +114,22 @@ def judge(
     results: Mapping[str, tuple[Values, Values]],
     conditions: Sequence[Condition],
     evidence: Mapping[str, Any],
+    by_instrument: Collection[str] = (),
 ) -> Verdict:
     """The verdict on `subject`, given each metric's values of baseline and candidate per case.
 
-    Metrics without a condition are in the verdict for information. Raises ValueError where a
-    metric has more values on one side than on the other.
+    Metrics without a condition are in the verdict for information.
+
+    Args:
+        by_instrument: metrics whose missing values say nothing of the answers.
+
+    Raises: ValueError where a metric has more values on one side than on the other.
     """
-    findings = [_finding(condition, results) for condition in conditions]
+    findings = [_finding(condition, results, by_instrument) for condition in conditions]
     decision = _decision(findings)
     judged = {condition.metric for condition in conditions}
     others = [
-        _compared(name, _pairs(name, values, worst=0.0), CONFIDENCE)
+        _compared(name, _pairs(values, None if name in by_instrument else 0.0, name), CONFIDENCE)
         for name, values in results.items()
         if name not in judged
     ]
@@ -128,7 +162,11 @@ def _reasons(findings: Sequence[Finding], decision: Decision) -> tuple[str, ...]
     return tuple(reasons)
 
 
-def _finding(condition: Condition, results: Mapping[str, tuple[Values, Values]]) -> Finding:
+def _finding(
+    condition: Condition,
+    results: Mapping[str, tuple[Values, Values]],
+    by_instrument: Collection[str],
+) -> Finding:
     name = condition.metric
     if name not in results:
         known = ", ".join(results) or "none"
@@ -136,12 +174,15 @@ def _finding(condition: Condition, results: Mapping[str, tuple[Values, Values]])
         empty = MetricResult(name, None, None, None, None, None, 0, None)
         return Finding(condition, empty, Decision.HOLD, reason)
     worst = 0.0 if condition.direction == "increase" else 1.0
-    pairs = _pairs(name, results[name], worst)
+    pairs = _pairs(results[name], None if name in by_instrument else worst, name)
     result = _compared(name, pairs, condition.confidence)
     if result.n < condition.minimum_n:
         said = f"{name}: {result.n} pairs of values, needs {condition.minimum_n}: not enough"
         return Finding(condition, result, Decision.HOLD, said + _missing_text(pairs))
     decision, passed, word = _outcome(condition, result)
+    if pairs.one_sided and (decision is Decision.PROMOTE or not pairs.wrong):
+        decision, passed = Decision.HOLD, None
+        word = f"not known: {pairs.lacking} answers of the candidate alone have no value"
     said = f"{name}: {_figures(condition, result)}: {word}{_missing_text(pairs)}"
     return Finding(condition, replace(result, passed=passed), decision, said)
 
@@ -178,8 +219,9 @@ def _compared(name: str, pairs: Pairs, confidence: float) -> MetricResult:
     return paired(name, pairs.baseline, pairs.candidate, confidence=confidence)
 
 
-def _pairs(name: str, values: tuple[Values, Values], worst: float) -> Pairs:
-    """Pair up; see the module's rule for missing values. `worst` is the wrong one of 0 and 1."""
+def _pairs(values: tuple[Values, Values], worst: float | None, name: str) -> Pairs:
+    """Pair up; see the module's rule for missing values. `worst` is the wrong one of 0 and 1, which
+    a missing value counts as; None: it says nothing."""
     baseline, candidate = ([_known(value) for value in side] for side in values)
     if len(baseline) != len(candidate):
         raise ValueError(
@@ -187,11 +229,14 @@ def _pairs(name: str, values: tuple[Values, Values], worst: float) -> Pairs:
             "every case needs one of each"
         )
     known = [value for value in (*baseline, *candidate) if value is not None]
-    binary = bool(known) and is_binary(known)
+    counts = worst is not None and bool(known) and is_binary(known)
     kept: list[tuple[float, float]] = []
     wrong, left_out = [], []
+    lacking = lacked = 0
     for place, (one, other) in enumerate(zip(baseline, candidate, strict=True), 1):
-        if one is not None and other is None and binary:
+        lacking += one is not None and other is None
+        lacked += one is None and other is not None
+        if one is not None and other is None and counts:
             wrong.append(place)
             other = worst
         if one is None or other is None:
@@ -199,7 +244,7 @@ def _pairs(name: str, values: tuple[Values, Values], worst: float) -> Pairs:
         else:
             kept.append((one, other))
     sides = [one for one, _ in kept], [other for _, other in kept]
-    return Pairs(*sides, len(baseline), tuple(wrong), tuple(left_out))
+    return Pairs(*sides, len(baseline), tuple(wrong), tuple(left_out), lacking, lacked)
 
 
 def _known(value: float | None) -> float | None:

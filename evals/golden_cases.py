@@ -9,8 +9,10 @@ it by the version that is judged. (An older form has `messages`; the last one of
 the prompt's variable for `user_input`.) A broken line is an error that names file and line.
 """
 
+import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,22 @@ def add_golden(path: Path, case: GoldenCase, prompt: Prompt) -> GoldenCase:
     Raises: CasesUnreadable where the file has a broken line; CaseRefused where it has the case, or
         one that asks the same, or where all others say what is expected.
     """
+    with _alone_in(path.parent):
+        return _added(path, case, prompt)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Whoever else adds a case to a file there waits: each writes the whole file anew."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _added(path: Path, case: GoldenCase, prompt: Prompt) -> GoldenCase:
     known = load_golden(path) if path.exists() and path.stat().st_size else []
     case = _as_those(known, case, prompt)
     for one in known:

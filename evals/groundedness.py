@@ -24,6 +24,7 @@ from evals.support import FEATURES, Evidence, Stretch, candidates, claim_in, evi
 
 NAME = "groundedness"
 WEIGHTS = Path(__file__).parent / "groundedness_weights.json"
+SAYS_NOTHING, NO_CONTEXT = "it claims nothing", "no context supports anything"
 SUPPORTED = 0.5  # a sentence below it is named in the reason
 SHOWN_SENTENCES, SHOWN_CHARACTERS = 3, 120
 
@@ -118,11 +119,13 @@ def _score(
     if answer.error is not None:
         return Score(case.case_id, NAME, 0.0, answer.error)
     if not claims_of(answer.text):
-        return Score(case.case_id, NAME, 1.0, "it claims nothing")
+        return Score(case.case_id, NAME, 1.0, SAYS_NOTHING, SAYS_NOTHING)
     if not claims:
-        return Score(case.case_id, NAME, 0.0, "no context supports anything")
+        return Score(case.case_id, NAME, 0.0, NO_CONTEXT, NO_CONTEXT)
     doubted = [one.claim.text for one, p in zip(claims, found, strict=True) if p < SUPPORTED]
-    return Score(case.case_id, NAME, math.fsum(found) / len(found), _doubts(doubted))
+    quiet = f"{len(doubted)} of {len(claims)} sentences are not seen in the contexts"
+    share = math.fsum(found) / len(found)
+    return Score(case.case_id, NAME, share, _doubts(doubted), quiet if doubted else None)
 
 
 def _doubts(claims: Sequence[str]) -> str | None:

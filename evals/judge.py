@@ -22,6 +22,9 @@ JUDGE = "judge"
 PIN_DIGITS = 12
 RESPONSE = "response"  # the answer that is judged, in Ragas' words
 EMPTY = "the answer is empty"
+SILENT = "the judge gave no answer"
+NONSENSE = "the judge answers nonsense"
+UNRENDERED = "the judge's prompt cannot be rendered with it"
 
 Samples = Sequence[tuple[Case, Answer]]
 Keep = Callable[[int, Score], None]
@@ -72,7 +75,7 @@ def judge_scores(samples: Samples, judge: Judge, keep: Keep) -> None:
         try:
             messages = judge.prompt.render(_variables(judge.prompt, case, answer))
         except (BadVariables, RenderFailed) as error:
-            keep(place, Score(case.case_id, JUDGE, None, str(error)))
+            keep(place, Score(case.case_id, JUDGE, None, str(error), UNRENDERED))
             continue
         places[str(place)] = place
         cases.append(Case(str(place), tuple(messages), None))
@@ -94,7 +97,7 @@ def judge_scores(samples: Samples, judge: Judge, keep: Keep) -> None:
 
 def judged(
     metric: str,
-    pin: str,
+    who: str,
     samples: Samples,
     journal: Journal | None,
     ask: Callable[[Samples, Keep], None],
@@ -102,11 +105,12 @@ def judged(
     """A score for each answer: kept from an earlier attempt, plain, or what `ask` finds.
 
     Args:
+        who: the judge's pin and address, which a kept score is of.
         ask: judges the samples that it is given, and calls back with each one's place and score.
     """
     found: dict[int, Score] = {}
     waiting: list[int] = []
-    keys = [_key(metric, pin, case, answer) for case, answer in samples]
+    keys = [_key(metric, who, case, answer) for case, answer in samples]
     for place, (case, answer) in enumerate(samples):
         kept = None if journal is None else journal.get(keys[place])
         if answer.error is not None or not answer.text.strip():
@@ -127,9 +131,9 @@ def judged(
     return [found[place] for place in range(len(samples))]
 
 
-def _key(metric: str, pin: str, case: Case, answer: Answer) -> str:
+def _key(metric: str, who: str, case: Case, answer: Answer) -> str:
     known = [case.user_input, case.retrieved_contexts, case.reference]
-    return key_of("judged", metric, pin, known, answer.text)
+    return key_of("judged", metric, who, known, answer.text)
 
 
 def _variables(prompt: Prompt, case: Case, answer: Answer) -> Mapping[str, Any]:
@@ -145,12 +149,13 @@ def _variables(prompt: Prompt, case: Case, answer: Answer) -> Mapping[str, Any]:
 def _read(case_id: str, said: Answer) -> Score:
     """What the judge said, as a score."""
     if said.error is not None:
-        return Score(case_id, JUDGE, None, f"the judge: {said.error}")
+        return Score(case_id, JUDGE, None, f"the judge: {said.error}", SILENT)
     try:
         value = read_json(said.text)["score"]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ValueError(f"score {value!r} is no number from 0 to 1")
     except (ValueError, LookupError, TypeError) as error:
         shown = " ".join(said.text.split())[:100]
-        return Score(case_id, JUDGE, None, f"the judge answers nonsense ({error}): {shown!r}")
+        reason = f"the judge answers nonsense ({error}): {shown!r}"
+        return Score(case_id, JUDGE, None, reason, NONSENSE)
     return Score(case_id, JUDGE, float(value))

@@ -54,6 +54,7 @@ def evaluation_of(reader: LogReader, prompt: Prompt, window: Window) -> Evaluati
         scores={},
         coverage={},
         lost=dict.fromkeys(unknown, "the log has no text of the answer"),
+        spoken=False,
     )
 
 

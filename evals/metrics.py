@@ -5,14 +5,15 @@ Below `LEAST_COVERAGE` a metric is not applicable: what is left would speak for 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
 from evals.groundedness import Embed, groundedness
 from evals.journal import Journal
 from evals.judge import (
+    EMPTY,
     JUDGE,
     RESPONSE,
     Judge,
@@ -32,6 +33,7 @@ from evals.string_metrics import string_scores
 from evals.vectors import VectorsUnavailable
 
 LEAST_COVERAGE = 0.2
+EMBEDDED = frozenset(("semantic_similarity", "groundedness"))
 _log = logging.getLogger(__name__)
 ALIASES: Mapping[str, str] = {
     "exact": "exact_match", "bleu_score": "bleu", "rouge_score": "rouge", "chrf_score": "chrf",
@@ -44,6 +46,9 @@ LACKING: Mapping[str, str] = {
     "user_input": "there is no question",
     "schema": "neither the case nor the prompt has a schema",
 }
+NO_JUDGE = "no judge is set"
+PLAIN = frozenset((*LACKING.values(), EMPTY, NO_JUDGE))  # reasons that quote nothing
+UNTOLD = "it could not be measured; the log has what was answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,31 @@ def metric_named(name: str, judge: Judge | None = None) -> Metric:
     return METRICS[name]
 
 
+def require_metrics(names: Iterable[str], where: str) -> None:
+    """Raises ValueError, with where they are named, for a metric that there is not."""
+    for name in names:
+        try:
+            metric_named(name)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def by_instrument(names: Iterable[str]) -> frozenset[str]:
+    """Those of the metrics whose value may be missing for the fault of a judge or an embedder."""
+    return frozenset(name for name in names if name in EMBEDDED or metric_named(name).judged)
+
+
+def unspoken(score: Score) -> Score:
+    """The score with a reason that quotes nothing: texts of live traffic are the log's to keep, and
+    to erase. A fixed form, not a filter: what has none loses its reason."""
+    kept = score.quiet
+    if kept is None and score.reason in PLAIN:
+        kept = score.reason
+    if kept is None and score.value is None:
+        kept = UNTOLD
+    return replace(score, reason=kept)
+
+
 def scores_of(metric: Metric, samples: Samples, instruments: Instruments) -> list[Score]:
     """A score for each sample, in order; one that lacks what is needed has none, and why."""
     found: dict[int, Score] = {}
@@ -116,7 +146,8 @@ def _measured(metric: Metric, samples: Samples, instruments: Instruments) -> lis
             ]
         _log.exception("metric %s failed on case %s", metric.name, samples[0][0].case_id)
         reason = f"{type(error).__name__}: {error}"
-        return [Score(samples[0][0].case_id, metric.name, None, reason)]
+        quiet = f"it crashed: {type(error).__name__}"
+        return [Score(samples[0][0].case_id, metric.name, None, reason, quiet)]
 
 
 def carries(metric: Metric, samples: Samples) -> int:
@@ -146,7 +177,8 @@ def _embedding(
                 raise VectorsUnavailable("nothing here embeds texts")
             return measure(samples, instruments.embed)
         except VectorsUnavailable as error:
-            return [Score(case.case_id, name, None, str(error)) for case, _ in samples]
+            quiet = "texts cannot be embedded"
+            return [Score(case.case_id, name, None, str(error), quiet) for case, _ in samples]
 
     return measured
 
@@ -161,7 +193,7 @@ def _similar(samples: Samples, embed: Embed) -> list[Score]:
     scores = []
     for case, answer in samples:
         if answer.error is not None or not answer.text:
-            reason = answer.error or "the answer is empty"
+            reason = answer.error or EMPTY
             scores.append(Score(case.case_id, name, 0.0, reason))
         else:
             near = float(vectors[answer.text] @ vectors[case.reference or ""])
@@ -172,7 +204,7 @@ def _similar(samples: Samples, embed: Embed) -> list[Score]:
 def _judged(name: str, samples: Samples, instruments: Instruments) -> list[Score]:
     judge = instruments.judge
     if judge is None:
-        return [Score(case.case_id, name, None, "no judge is set") for case, _ in samples]
+        return [Score(case.case_id, name, None, NO_JUDGE) for case, _ in samples]
 
     def ask(waiting: Samples, keep: Keep) -> None:
         def heard(place: int, score: Score) -> None:
@@ -184,7 +216,8 @@ def _judged(name: str, samples: Samples, instruments: Instruments) -> list[Score
         else:
             ragas_scores(name, waiting, judge, heard)
 
-    return judged(name, pin_of(name, judge), samples, instruments.journal, ask)
+    who = f"{pin_of(name, judge)} at {judge.url}"
+    return judged(name, who, samples, instruments.journal, ask)
 
 
 NEEDS: Mapping[str, tuple[str, ...]] = {

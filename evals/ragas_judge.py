@@ -83,9 +83,10 @@ async def _score(name: str, metric: Any, case: Case, answer: Answer) -> Score:
     try:
         found = await metric.ascore(**{one: known[one] for one in RAGAS[name].asked})
     except (InstructorError, OpenAIError, *CRASHES) as error:
-        return Score(case.case_id, name, None, f"the judge: {_shown(error)}")
+        quiet = f"the judge: {type(error).__name__}"
+        return Score(case.case_id, name, None, f"the judge: {_shown(error)}", quiet)
     if found.value is None or math.isnan(found.value):
-        return Score(case.case_id, name, None, NOTHING)
+        return Score(case.case_id, name, None, NOTHING, NOTHING)
     return Score(case.case_id, name, min(float(found.value), 1.0), found.reason)
 
 

@@ -62,12 +62,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A metric of one answer. `value` is None where the scorer failed; `reason` says why."""
+    """A metric of one answer. `value` is None where the scorer failed; `reason` says why, and may
+    quote the answer; `quiet` says it in words that quote nothing, for what outlives the log."""
 
     case_id: str
     metric: str
     value: float | None
     reason: str | None = None
+    quiet: str | None = None
 
 
 class Decision(StrEnum):

@@ -9,7 +9,7 @@ not say what is right.
 
 import logging
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +20,8 @@ from evals.refusals import refusal_language
 Scorer = Callable[[Case, Answer], Score]
 MISSING = "there is no answer to this case"
 NOT_EXPECTED = "the case says no expected answer"
+NOT_JSON = "not JSON"
+NO_COST = "whoever answered did not say what it cost"
 # What goes wrong inside a scorer. Not `Exception`: what is none of these ends the run.
 CRASHES = (
     ArithmeticError,
@@ -37,14 +39,14 @@ _log = logging.getLogger(__name__)
 def exact_match(case: Case, answer: Answer) -> Score:
     """1 if the answer is the expected one, else 0.
 
-    An expected object or list is compared as JSON, so that white space and the order of keys do
-    not count; anything else as text, without white space around it.
+    An expected text is compared without white space around it; anything else as JSON, so that white
+    space and the order of keys do not count, nor whether 3 is written 3.0.
     """
     if case.expected is None:
         return Score(case.case_id, "exact_match", None, NOT_EXPECTED)
     if answer.error is not None:
         return Score(case.case_id, "exact_match", 0.0, answer.error)
-    if isinstance(case.expected, Mapping | list | tuple):
+    if isinstance(case.expected, Mapping | list | tuple | bool | int | float):
         return _json_match(case, answer)
     right = answer.text.strip() == str(case.expected).strip()
     return Score(case.case_id, "exact_match", float(right), None if right else _differs(case))
@@ -73,7 +75,7 @@ def valid_json(case: Case, answer: Answer) -> Score:
     try:
         read_json(answer.text)
     except ValueError as error:
-        return Score(case.case_id, "valid_json", 0.0, str(error))
+        return Score(case.case_id, "valid_json", 0.0, str(error), NOT_JSON)
     return Score(case.case_id, "valid_json", 1.0)
 
 
@@ -86,9 +88,11 @@ def schema(case: Case, answer: Answer) -> Score:
     try:
         given = read_json(answer.text)
     except ValueError as error:
-        return Score(case.case_id, "schema", 0.0, str(error))
-    wrong = first_violation(case.schema, given)
-    return Score(case.case_id, "schema", float(wrong is None), wrong)
+        return Score(case.case_id, "schema", 0.0, str(error), NOT_JSON)
+    wrong = _violation(case.schema, given)
+    if wrong is None:
+        return Score(case.case_id, "schema", 1.0)
+    return Score(case.case_id, "schema", 0.0, _told(wrong), _where(wrong, case.schema))
 
 
 def first_violation(schema: Mapping[str, Any], value: Any) -> str | None:
@@ -96,6 +100,12 @@ def first_violation(schema: Mapping[str, Any], value: Any) -> str | None:
 
     Raises: ValueError where the schema is none. Nothing is fetched that it may refer to.
     """
+    wrong = _violation(schema, value)
+    return None if wrong is None else _told(wrong)
+
+
+def _violation(schema: Mapping[str, Any], value: Any) -> Any:
+    """The first one, as jsonschema has it."""
     from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -107,7 +117,31 @@ def first_violation(schema: Mapping[str, Any], value: Any) -> str | None:
         raise ValueError(f"the schema is none: {error.message}") from error
     except Unresolvable as error:
         raise ValueError(f"the schema cannot be used: {error}") from error
-    return None if wrong is None else f"{wrong.json_path}: {wrong.message}"
+    return wrong
+
+
+def _told(wrong: Any) -> str:
+    return f"{wrong.json_path}: {wrong.message}"
+
+
+def _where(wrong: Any, schema: Mapping[str, Any]) -> str:
+    """The place, by keys that the schema names, and what the schema asks for there: no word of the
+    answer."""
+    known = set(_keys(schema))
+    steps = (
+        f"[{step}]" if isinstance(step, int) else f".{step if step in known else '*'}"
+        for step in wrong.absolute_path
+    )
+    return f"${''.join(steps)}: breaks {wrong.validator}"
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _keys(one)
 
 
 def refusal(case: Case, answer: Answer) -> Score:
@@ -116,7 +150,7 @@ def refusal(case: Case, answer: Answer) -> Score:
         return Score(case.case_id, "refusal", None, answer.error)
     language = refusal_language(answer.text)
     reason = None if language is None else f"declines, in the words of {language!r}"
-    return Score(case.case_id, "refusal", float(language is not None), reason)
+    return Score(case.case_id, "refusal", float(language is not None), reason, reason)
 
 
 def latency(case: Case, answer: Answer) -> Score:
@@ -132,7 +166,7 @@ def output_tokens(case: Case, answer: Answer) -> Score:
 def cost(case: Case, answer: Answer) -> Score:
     """USD, as the gateway charged."""
     if answer.cost_usd is None and answer.error is None:
-        return Score(case.case_id, "cost", None, "whoever answered did not say what it cost")
+        return Score(case.case_id, "cost", None, NO_COST, NO_COST)
     return _measured(case, answer, "cost", answer.cost_usd or 0.0)
 
 
@@ -175,7 +209,8 @@ def score_one(scorer: Scorer, case: Case, answer: Answer) -> Score:
     except CRASHES as error:
         name = getattr(scorer, "__name__", type(scorer).__name__)
         _log.exception("scorer %s failed on case %s", name, case.case_id)
-        return Score(case.case_id, name, None, f"{type(error).__name__}: {error}")
+        quiet = f"it crashed: {type(error).__name__}"
+        return Score(case.case_id, name, None, f"{type(error).__name__}: {error}", quiet)
 
 
 def _missing(case_id: str) -> Answer:

@@ -1,6 +1,8 @@
 """What commands ask a prompt's cases with: the prompt, the gateway, a judge, and a progress bar."""
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,15 +24,21 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "all-MiniLM-L6-v2"
 REPEAT_SECONDS = 10.0
+GATEWAY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A prompt, and where it is from: a version of it, or a file that was not synced."""
+    """A prompt, and where it is from: a version of it, or a file that was not synced.
+
+    Attributes:
+        rules: the file that says how it is evaluated; None where there is none.
+    """
 
     prompt: Prompt
     version: str | None
     path: Path | None = None
+    rules: Path | None = None
 
     @property
     def called(self) -> str:
@@ -53,25 +61,78 @@ def prompt_of(state: State, name: str, which: str | None = None) -> Found:
     from pipelines.prompt_labels import require_version
 
     if name.endswith((".yaml", ".yml")):
-        return Found(load_prompt(Path(name)), None, Path(name))
+        return Found(load_prompt(Path(name)), None, Path(name), Path(name))
     with state.database.session() as session:
         versions = versions_of(session, name)
         file = LIBRARY / f"{name}.yaml"
         if which is None and not versions and file.exists():
-            return Found(load_prompt(file), None, file)
+            return Found(load_prompt(file), None, file, file)
         if which is None and versions and label_of(session, name, PRODUCTION) is None:
             which = versions[-1].version
         row = require_version(session, name, which or PRODUCTION)
-        prompt = row.prompt.model_copy(update={"evaluation": _evaluation(row)})
-        return Found(prompt, row.version)
+        rules = _rules(row)
+        evaluation = Evaluation() if rules is None else load_prompt(rules).evaluation
+        prompt = row.prompt.model_copy(update={"evaluation": evaluation})
+        return Found(prompt, row.version, rules=rules)
 
 
-def _evaluation(row: PromptVersionRow) -> Evaluation:
-    """As the file says that the version is of, as far as it is here."""
-    for path in (Path(row.path), LIBRARY / f"{row.name}.yaml"):
-        if path.exists():
-            return load_prompt(path).evaluation
-    return Evaluation()
+def _rules(row: PromptVersionRow) -> Path | None:
+    """The file that the version is of, as far as it is here."""
+    places = Path(row.path), LIBRARY / f"{row.name}.yaml"
+    return next((path for path in places if path.exists()), None)
+
+
+def not_ours(found: Found, cases: str | None) -> str | None:
+    """Why the cases and the way to judge are not those that the project agreed on; else None.
+
+    What is agreed on stands in the library, and its cases lie in `evals/golden`.
+    """
+    from evals.golden_cases import GOLDEN, golden_path
+
+    if cases is not None:
+        return f"{cases} are other cases than its own"
+    if found.rules is None or found.rules.resolve().parent != LIBRARY.resolve():
+        return f"{found.rules or 'no file'} says how it is judged, which is not in the library"
+    own = found.prompt.evaluation.cases
+    if own is not None and golden_path(own).resolve().parent != GOLDEN.resolve():
+        return f"its cases, {own}, are not in {GOLDEN.name}"
+    return None
+
+
+def no_label(found: Found, cases: str | None) -> str | None:
+    """Why a verdict of the prompt's gate decides no label; None where it does.
+
+    The gate has to be agreed on (`not_ours`) and committed: nobody writes one for himself.
+    """
+    from pipelines.prompt_sync import DIRTY, read_sources
+
+    reason = not_ours(found, cases)
+    if reason is not None or found.rules is None:
+        return reason
+    sources = {source.prompt.name: source.git_sha for source in read_sources(LIBRARY)}
+    commit = sources.get(found.prompt.name)
+    if commit is None:
+        return f"{found.rules} is not in Git"
+    return f"{found.rules} is not committed as it is" if commit.endswith(DIRTY) else None
+
+
+def require_gateway(client: "Client") -> None:
+    """Raises RuntimeError where the gateway is away or does not take the key."""
+    request = urllib.request.Request(
+        f"{client.url}/models", headers={"authorization": f"Bearer {client.api_key}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=GATEWAY_SECONDS):
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise RuntimeError(f"{client.url} does not take the key (HTTP {error.code})") from error
+        # anything else: it is there; what is wrong with it is seen in what it answers
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise RuntimeError(
+            f"no gateway answers at {client.url} ({reason}); start one with llmops up"
+        ) from error
 
 
 def client_of(
@@ -98,15 +159,19 @@ def judge_of(
 
     The prompt's version is production, else the newest; a file is taken by its path.
     """
+    name, _, named = prompt.partition("@")
+    return judge_by(state, prompt_of(state, name), model or named, api_key_env)
+
+
+def judge_by(state: State, found: Found, model: str | None, api_key_env: str | None) -> "Judge":
+    """The judge that a model is by a prompt; without a model, by the prompt's own."""
     from evals.judge import Judge
 
-    name, _, named = prompt.partition("@")
-    asked = prompt_of(state, name).prompt
     configuration = load_configuration(state.settings.config_path)
     return Judge(
         url=gateway_url(configuration),
-        model=model or named or asked.model,
-        prompt=asked,
+        model=model or found.prompt.model,
+        prompt=found.prompt,
         api_key=api_key_of(state, api_key_env),
         embeddings=EMBEDDINGS,
     )

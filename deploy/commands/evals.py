@@ -1,5 +1,6 @@
 """`llmops evals`: evaluate a prompt, make golden cases of logged requests, calibrate judges."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from deploy.commands.asking import Found, client_of, judge_of, prompt_of, shown_progress
+from deploy.commands.asking import (
+    Found,
+    client_of,
+    judge_by,
+    judge_of,
+    no_label,
+    not_ours,
+    prompt_of,
+    require_gateway,
+    shown_progress,
+)
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.state import State, failed, open_state
 from gateway.configuration import load_configuration
@@ -80,8 +91,14 @@ def run(  # noqa: PLR0913 - one parameter for each option
         order = replace(_order(state, found, (metrics, wanted), (judge, api_key_env)), cases=cases)
         if not (window or alone or wanted):
             order = replace(order, baseline=_baseline(state, found, against))
+        if order.baseline is not None:
+            order = replace(order, no_label=no_label(found, cases))
         with state.database.session() as session:
             judges = check(session, order)
+        if out is not None:
+            _require_place(out)
+        if not window or judge:
+            require_gateway(order.client)
         place = f"{found.prompt.name}{'-log' if window else ''}"
         with _journal(state, place, anew) as journal:
             of_version = found.version if version or label else None
@@ -134,6 +151,8 @@ def calibrate(
 ) -> None:
     """Measure how well a judge agrees with people's labels (Cohen's kappa).
 
+    With --cases it is a trial, which no gate goes by.
+
     Exit code 0: gates accept it; 100: they do not; 1: an error.
     """
     from evals.calibration import calibrate as measure
@@ -142,8 +161,11 @@ def calibrate(
     from evals.vectors import Embedder
 
     with open_state() as state, looked_up():
-        one = judge_of(state, judge, model, api_key_env=api_key_env)
-        labelled = _labelled(one, metric, cases)
+        name, _, named = judge.partition("@")
+        found = prompt_of(state, name)
+        one = judge_by(state, found, model or named, api_key_env)
+        labelled, trial = _labelled(one, metric, cases), not_ours(found, cases)
+        require_gateway(client_of(state, api_key_env=api_key_env))
         with _journal(state, f"{one.prompt.name}-calibration", anew) as journal:
             with shown_progress() as say:
                 counted = iter(range(1, len(labelled) + 1))
@@ -153,13 +175,13 @@ def calibrate(
                     journal,
                     lambda: say("judging", next(counted, len(labelled)), len(labelled)),
                 )
-                verdict, scores = measure(metric, labelled, instruments)
+                verdict, scores = measure(metric, labelled, instruments, trial=trial)
             _store(state, verdict)
             if all(score.value is not None for score in scores):
                 journal.finish()
         good = verdict.decision is Decision.PROMOTE
         typer.secho(f"{verdict.subject}: {'accepted' if good else 'refused'}", bold=True)
-        typer.echo(f"  by the prompt {prompt_of(state, judge.partition('@')[0]).called}")
+        typer.echo(f"  by the prompt {found.called}")
         for reason in verdict.reasons:
             typer.echo(f"  {reason}")
         _tell_calibration(state, verdict)
@@ -179,6 +201,18 @@ def _labelled(judge: "Judge", metric: str, cases: str | None) -> "list[LabelledA
     golden = load_golden(golden_path(name))
     check_golden(judge.prompt, golden)
     return labelled_answers(judge, golden)
+
+
+def _require_place(out: Path) -> None:
+    """Make the folder of a report. Raises ValueError or OSError where none can be written."""
+    if out.is_dir():
+        raise ValueError(f"--out {out}: is a folder; a file .md or .html is wanted")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: its folder cannot be made ({error})") from error
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: nothing can be written into {out.parent}")
 
 
 def _require_one(*options: tuple[str, object]) -> None:
@@ -225,7 +259,7 @@ def _asked(found: Found) -> "Asked":
     from evals.evaluation_run import Asked
     from pipelines.prompt_labels import subject_of
 
-    return Asked(found.prompt, found.called, subject_of(found.prompt))
+    return Asked(found.prompt, found.called, subject_of(found.prompt), found.rules)
 
 
 def _baseline(state: State, found: Found, against: str | None) -> "Asked | None":
@@ -272,10 +306,10 @@ def _publish(state: State, report: "EvaluationReport", out: Path | None) -> "Ver
             report = _with_evidence(report, {"mlflow_run": run_id})
         except NotTold as error:
             _note(f"{error}; it is in {folder}")
-    _store(state, report.verdict)
     if out is not None:
         made = page(report) if out.suffix in (".html", ".htm") else markdown(report)
         write_whole(out, made)
+    _store(state, report.verdict)
     _show(report)
     typer.echo(f"report: {folder / PAGE}")
     return report.verdict

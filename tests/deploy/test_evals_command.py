@@ -8,20 +8,24 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from evals.golden_cases import case_for, golden_path, load_golden
 from evals.journal import Journal
 from evals.records import Decision
 from pipelines.mlflow_api import MLflowAPI
+from prompts.library import load_library
 from tests.deploy.evaluated_home import CASES, EvaluatedHome
 from tests.evals.scripted_judge import ScriptedJudge, scripted_judge
 from tests.gateway_process import free_port
 from tests.pipelines.backstage import Backstage
 from tests.pipelines.mlflow_server import MLflowServer
+from tests.pipelines.prompt_files import PromptFolder
 
 pytestmark = pytest.mark.timeout(240)  # the first one waits for MLflow
 
@@ -86,9 +90,26 @@ def test_a_prompt_that_was_never_synced_is_read_from_its_file(home):
     assert home.verdicts()[0].evidence["called"] == f"capital ({home.prompt})"
 
 
-def test_another_version_is_compared_with_production_and_the_gate_decides(home, model):
+@pytest.fixture
+def library(home: EvaluatedHome, monkeypatch: pytest.MonkeyPatch) -> PromptFolder:
+    """The home's folder as the library in Git, which has the golden cases, too."""
+    monkeypatch.setattr("deploy.commands.asking.LIBRARY", home.folder)
+    monkeypatch.setattr("evals.golden_cases.GOLDEN", home.folder)
+    repository = PromptFolder(home.folder)
+    repository.git("init", "-q")
+    repository.git("commit", "-q", "--allow-empty", "-m", "nothing yet")
+    return repository
+
+
+def committed(home: EvaluatedHome, library: PromptFolder) -> None:
+    library.git("add", "capital.yaml", "cases.jsonl")
+    library.git("commit", "-q", "-m", "a prompt")
+
+
+def test_another_version_is_compared_with_production_and_the_gate_decides(home, model, library):
     home.sync("1", home.prompt, "production")
     home.sync("2", home.write_prompt("capital", "Say rightly what of"))
+    committed(home, library)
 
     def better(body: dict[str, Any]) -> str:
         number = asked(body).rstrip("?").split("-")[-1]
@@ -113,6 +134,73 @@ def test_another_version_is_compared_with_production_and_the_gate_decides(home, 
     model[0].answer = better
     home.out("run", "capital", "--version", "2")
     assert home.llmops(*label).exit_code == 0
+
+
+def test_a_gate_that_nobody_agreed_on_decides_no_label(home, model, library, tmp_path):
+    home.sync("1", home.prompt, "production")
+    home.sync("2", home.write_prompt("capital", "Say rightly what of"))
+    run = ("run", "capital", "--version", "2")
+
+    def better(body: dict[str, Any]) -> str:
+        number = asked(body).rstrip("?").split("-")[-1]
+        return f"answer-{number}" if "rightly" in asked(body) else right(body)
+
+    model[0].answer = better
+
+    def decides_no_label(why: str, *run: str) -> None:
+        said = home.out(*run)
+        assert "**promote**" in said and "it decides no label: " in said and why in said
+        assert home.verdicts()[-1].subject.startswith("evaluation:capital@")
+
+    decides_no_label("is not committed as it is", *run)
+    committed(home, library)
+    home.out(*run)
+    assert home.verdicts()[-1].subject.startswith("prompt:capital@")
+    elsewhere = tmp_path / "capital.yaml"
+    elsewhere.write_text(home.prompt.read_text().replace("minimum_n: 20", "minimum_n: 2"))
+    decides_no_label(f"{elsewhere} says how it is judged", "run", str(elsewhere))
+    home.prompt.write_text(home.prompt.read_text().replace("minimum_n: 20", "minimum_n: 2"))
+    decides_no_label("is not committed as it is", *run)
+    cases = tmp_path / "cases.jsonl"
+    cases.write_bytes(home.cases.read_bytes())
+    home.prompt.write_text(home.prompt.read_text().replace(str(home.cases), str(cases)))
+    committed(home, library)
+    decides_no_label(f"its cases, {cases}, are not in", *run)
+    home.prompt.write_text(home.prompt.read_text().replace("minimum_n: 2", "confidence: 0.1"))
+    refused = home.refused(*run)
+    assert f"{home.prompt}): evaluation.gate: " in refused and "at least 0.8" in refused
+
+
+@pytest.mark.parametrize("broken", ["What of", "Say rightly"])
+def test_requests_that_failed_are_no_fault_of_either_version(home, model, library, broken):
+    """A third of one version's requests meets a stack that is down: nothing is said of it."""
+    home.sync("1", home.prompt, "production")
+    home.sync("2", home.write_prompt("capital", "Say rightly what of"))
+    committed(home, library)
+
+    def down(body: dict[str, Any]) -> Any:
+        number = int(asked(body).rstrip("?").split("-")[-1])
+        failing = number % 3 == 0 and asked(body).startswith(broken)
+        return (503, {"error": {"message": "away"}}) if failing else right(body)
+
+    model[0].answer = down
+    said = home.refused("run", "capital", "--version", "2")
+    assert "14 of 40 requests got no answer, so nothing was judged" in said and "503" in said
+    model[0].answer = right
+    model[1].bodies.clear()
+    home.out("run", "capital", "--version", "2")
+    assert home.verdicts()[-1].decision is Decision.HOLD
+    # What was answered before is not paid for again.
+    assert sum(asked(body).startswith(broken) for body in model[1].bodies) == 14
+
+
+def test_the_report_has_its_place_before_anything_is_paid_for(home, model, tmp_path):
+    for place in (tmp_path, home.prompt / "report.md"):
+        assert str(place) in home.refused("run", str(home.prompt), "--out", str(place))
+    assert not model[1].bodies
+    place = tmp_path / "new" / "deeper" / "report.md"
+    home.out("run", str(home.prompt), "--out", str(place))
+    assert "# Evaluation of capital" in place.read_text()
 
 
 def test_a_broken_requirement_is_an_alert(home):
@@ -215,6 +303,11 @@ def test_mlflow_away_is_said_and_changes_nothing(tmp_path, model):
 def test_what_is_wrong_is_said_before_anything_is_asked(home, model):
     run = ("run", str(home.prompt))
     assert "no metric 'charm'" in home.refused(*run, "--metrics", "charm")
+    text = home.prompt.read_text()
+    home.prompt.write_text(text.replace("metrics: [contains,", "metrics: [contian,"))
+    where = f"capital ({home.prompt}) ({home.prompt})"
+    assert f"{where}: evaluation.metrics: no metric 'contian'" in home.refused(*run)
+    home.prompt.write_text(text)
     assert "--judge PROMPT@MODEL" in home.refused(*run, "--metrics", "faithfulness")
     assert "METRIC>=NUMBER" in home.refused(*run, "--require", "contains")
     assert "--version and --label" in home.refused("run", "capital", "--version", "1",
@@ -236,7 +329,10 @@ def test_what_is_wrong_is_said_before_anything_is_asked(home, model):
 
 def test_a_gateway_that_is_away_is_an_error(home):
     home.gateway.stop()
-    assert "not one answer came" in home.refused("run", str(home.prompt))
+    started = time.monotonic()
+    assert "no gateway answers at" in home.refused("run", str(home.prompt))
+    assert time.monotonic() - started < 5  # before any request is tried again and again
+    home.out("run", "--window", "1h", str(home.prompt))  # asks nobody
 
 
 def test_two_evaluations_of_one_prompt_do_not_pay_for_the_same(home):
@@ -318,18 +414,39 @@ def judged(body: dict[str, Any]) -> str:
     return '{"score": 1}' if number in text else '{"score": 0}'
 
 
-def labelled(home: EvaluatedHome, wrong: int = 0) -> str:
-    """A file of labelled answers, of which so many are labelled otherwise than the judge says."""
+def people(body: dict[str, Any], wrong: int = 0) -> str:
+    """A scripted judge that says what people say of the judge's golden cases; of every `wrong`-th
+    the contrary."""
+    place, label = labels()[asked(body)]
+    return f'{{"score": {1 - label if wrong and place % wrong == 0 else label}}}'
+
+
+@cache
+def labels() -> dict[str, tuple[int, int]]:
+    """Each golden case of the judge by what is asked of it: its place and its label."""
+    judge = load_library()["judge"]
+    golden = enumerate(load_golden(golden_path("judge.jsonl")))
+    return {
+        str(case_for(judge, case).messages[-1]["content"]): (place, case.expected["score"])
+        for place, case in golden
+    }
+
+
+def labelled(home: EvaluatedHome) -> str:
+    """A file of labelled answers."""
     rows = []
     for number in range(40):
         supported = number % 2 == 0
         answer = f"value-{number}" if supported else "value-none"
-        label = supported if number >= wrong else not supported
         variables = {"answer": answer, "contexts": [f"Text with value-{number}."]}
         rows.append(
-            {"case_id": f"j-{number}", "variables": variables, "expected": {"score": int(label)}}
+            {
+                "case_id": f"j-{number}",
+                "variables": variables,
+                "expected": {"score": int(supported)},
+            }
         )
-    path = home.folder / f"labelled-{wrong}.jsonl"
+    path = home.folder / "labelled.jsonl"
     path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     return str(path)
 
@@ -338,6 +455,12 @@ def test_a_scripted_judge_is_calibrated_and_believed_only_if_it_agrees(home, mod
     model[0].answer = judged
     calibrate = ("calibrate", "--judge", "judge", "--model", "scripted-judge")
     said = home.out(*calibrate, "--cases", labelled(home))
+    assert "accepted" in said and "kappa 1.000" in said and "a trial, which no gate" in said
+    assert home.verdicts()[-1].subject.startswith("trial:judge:judge:scripted-judge@")
+    trusted = ("run", str(home.prompt), "--judge", "judge@scripted-judge", "--require", "judge>=0")
+    assert "never calibrated" in home.refused(*trusted)
+    model[0].answer = people
+    said = home.out(*calibrate)
     assert "accepted" in said and "kappa 1.000" in said
     verdict = home.verdicts()[-1]
     assert verdict.subject.startswith("judge:judge:scripted-judge@")
@@ -348,14 +471,16 @@ def test_a_scripted_judge_is_calibrated_and_believed_only_if_it_agrees(home, mod
     assert "judge is judged by scripted-judge: kappa 1.000" in home.out(*require, code=100)
     # Another model is another judge.
     assert "never calibrated" in home.refused(*require[:3], "judge@other", *require[4:])
-    model[0].answer = judged
-    said = home.out(*calibrate, "--cases", labelled(home, wrong=12), code=100)
-    assert "refused" in said and "0.400" in said
+    model[0].answer = lambda body: people(body, wrong=3)
+    said = home.out(*calibrate, code=100)
+    assert "refused" in said
     assert "no gate believes it" in home.refused(*require)
 
 
-def test_a_judge_that_was_never_there_is_no_bad_judge(home):
-    home.gateway.stop()
+def test_a_judge_that_was_never_there_is_no_bad_judge(home, model):
+    model[0].answer = lambda body: (400, {"error": {"message": "no"}})
     said = home.refused("calibrate", "--cases", labelled(home))
     assert "could not judge one answer" in said
+    home.gateway.stop()
+    assert "no gateway answers at" in home.refused("calibrate", "--cases", labelled(home))
     assert "nothing to calibrate" in home.refused("calibrate", "--metric", "rouge")

@@ -12,6 +12,7 @@ def evaluation(
     carrying: int | None = None,
     texts: Sequence[str] | None = None,
     reason: str = "it crashed",
+    spoken: bool = True,
 ) -> Evaluation:
     """One answer a case; a value that is None failed, with `reason`."""
     count = len(next(iter(values.values())))
@@ -38,5 +39,5 @@ def evaluation(
             (Answer(name, text, 5.0, cost_usd=0.001, target="up/model", request_id=f"r-{name}"),)
             for name, text in zip(names, texts, strict=True)
         ),
-        scores, coverage,
+        scores, coverage, spoken=spoken,
     )  # fmt: skip

@@ -1,14 +1,19 @@
 """Calibration: kappa and its bounds decide, a judge is its pin, gates refuse what is not good."""
 
+from dataclasses import replace
+
 import pytest
+import uuid_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.migrations import upgrade
 from evals.agreement import kappa
 from evals.calibration import (
+    LEAST_ANSWERS,
     LEAST_BOUND,
     LEAST_KAPPA,
+    TRIAL,
     JudgeRefused,
     LabelledAnswer,
     NothingJudged,
@@ -21,7 +26,7 @@ from evals.gate import Condition
 from evals.golden_cases import GoldenCase, golden_path, load_golden
 from evals.judge import Judge
 from evals.metrics import Instruments
-from evals.records import Answer, Case, Decision
+from evals.records import Answer, Case, Decision, MetricResult
 from evals.verdicts import add_verdict
 from gateway.database import open_database
 from prompts.library import load_library
@@ -51,7 +56,7 @@ def test_more_of_the_same_is_known_more_surely(judged, times):
     assert many.value == pytest.approx(few.value) and many.low >= few.low - 1e-9
 
 
-def labelled(count=40):
+def labelled(count=120):
     return [
         LabelledAnswer(
             Case(f"c{place}", (), None, retrieved_contexts=(f"fact {place}",), user_input="?"),
@@ -62,10 +67,10 @@ def labelled(count=40):
     ]
 
 
-def calibrated(backstage, answer, given=None):
+def calibrated(backstage, answer, given=None, **more):
     with scripted_judge(backstage, answer) as server:
         judge = Judge(server.url, MODEL, load_library()["judge"], "key")
-        return calibrate("judge", given or labelled(), Instruments(judge=judge))
+        return calibrate("judge", given or labelled(), Instruments(judge=judge), **more)
 
 
 def says(right):
@@ -80,13 +85,13 @@ def says(right):
     return answer
 
 
-@pytest.mark.parametrize(("wrong", "accepted"), [(0, True), (10, True), (5, False), (2, False)])
+@pytest.mark.parametrize(("wrong", "accepted"), [(0, True), (10, True), (4, False), (2, False)])
 def test_only_a_judge_that_agrees_surely_is_accepted(backstage, wrong, accepted):
     verdict, scores = calibrated(backstage, says(wrong))
     result = verdict.metrics[0]
     good = result.candidate >= LEAST_KAPPA and result.ci_low >= LEAST_BOUND
     assert accepted == good == (verdict.decision is Decision.PROMOTE) == result.passed
-    assert len(scores) == 40 and (result.name, result.n) == ("kappa", 40)
+    assert len(scores) == 120 and (result.name, result.n) == ("kappa", 120)
     assert ("accepted" if accepted else "refused") in verdict.reasons[0]
     assert verdict.subject == f"judge:judge:{MODEL}@{verdict.evidence['pin']}"
 
@@ -101,14 +106,34 @@ def test_what_it_cannot_judge_counts_against_it(backstage):
 
     def answer(body):
         place = int(body["messages"][-1]["content"].partition("Answer: ")[2].split()[1])
-        return "hm" if place < 12 else right(body)
+        return "hm" if place < 36 else right(body)
 
     verdict, _ = calibrated(backstage, answer)
     assert verdict.decision is Decision.REJECT
     assert verdict.metrics[0].candidate == pytest.approx(0.4)
-    assert verdict.metrics[1].candidate == 12 and "12 answers could not" in verdict.reasons[1]
+    assert verdict.metrics[1].candidate == 36 and "36 answers could not" in verdict.reasons[1]
     with pytest.raises(NothingJudged, match="nonsense"):
         calibrated(backstage, lambda body: "hm")
+
+
+def test_no_gate_goes_by_few_answers_nor_by_a_trial(backstage, database):
+    few, _ = calibrated(backstage, says(0), labelled(LEAST_ANSWERS - 1))
+    assert few.decision is Decision.REJECT and few.metrics[0].candidate == 1.0
+    assert "99 labelled answers, and a gate needs 100" in few.reasons[0]
+    trial, _ = calibrated(backstage, says(0), labelled(10), trial="other answers")
+    assert trial.decision is Decision.PROMOTE and trial.subject.startswith(TRIAL)
+    assert "a trial, which no gate goes by: other answers" in trial.reasons
+    with database.transaction() as session:
+        add_verdict(session, trial)
+        with pytest.raises(JudgeRefused, match="never calibrated"):
+            require_calibrated(session, [Condition(metric="judge", minimum_n=1)], JUDGE)
+
+
+def test_a_metric_misspelt_in_a_gate_is_named_with_its_place(database):
+    gate = [Condition(metric="charm", minimum_n=1)]
+    said = r"^p\.yaml: evaluation\.gate: no metric 'charm'"
+    with database.session() as session, pytest.raises(ValueError, match=said):
+        require_calibrated(session, gate, None, "p.yaml: evaluation.gate")
 
 
 @pytest.fixture
@@ -142,6 +167,11 @@ def test_a_gate_believes_exactly_the_judge_that_was_found_good(backstage, databa
                 require_calibrated(session, resting, other)
         with pytest.raises(JudgeRefused, match="faithfulness"):
             require_calibrated(session, [Condition(metric="faithfulness", minimum_n=1)], JUDGE)
+        few = MetricResult("kappa", 0.0, 1.0, 1.0, 1.0, 1.0, LEAST_ANSWERS - 1, True)
+        add_verdict(session, replace(good, verdict_id=str(uuid_utils.uuid7()), metrics=(few,)))
+        with pytest.raises(JudgeRefused, match="99 labelled answers, and a gate needs 100"):
+            require_calibrated(session, resting, JUDGE)
+        bad = replace(bad, verdict_id=str(uuid_utils.uuid7()))
         add_verdict(session, bad)  # the newest word counts
         with pytest.raises(JudgeRefused, match=r"no gate believes it: kappa"):
             require_calibrated(session, resting, JUDGE)

@@ -119,3 +119,11 @@ def test_other_metrics_can_be_measured_afterwards(upstream):
     again = measured(found, metrics_named(["exact", "refusal"]), client(upstream.url))
     assert set(again.scores) == {"exact_match", "refusal"} and again.answers == found.answers
     assert again.values("exact") == again.values("exact_match")
+
+
+def test_a_journal_is_of_one_gateway(upstream, tmp_path):
+    upstream.reset()
+    with Journal(tmp_path / "j") as journal:
+        for url in (upstream.url, upstream.url.replace("127.0.0.1", "localhost")):
+            evaluate_prompt(prompt(), golden(4), client(url), journal=journal)
+    assert len(upstream.calls()) == 8

@@ -251,6 +251,7 @@ def test_conditions_in_yaml():
         {"direction": "up"},
         {"kind": "superior"},
         {"confidence": 95},
+        {"confidence": float("nan")},
         {"margn": 0.1},
     ],
 )
@@ -272,3 +273,69 @@ def test_small_figures_are_not_rounded_away():
     cost = Condition(metric="cost", direction="decrease", minimum_n=10)
     verdict = verdict_on({"cost": ([4e-6, 6e-6] * 20, [2e-6, 3.5e-6] * 20)}, cost)
     assert verdict.reasons[0].startswith("cost: 2.75e-06 against 5e-06, difference -2.25e-06")
+
+
+FAILS = st.sampled_from([None, float("nan")])
+SHARES = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()), min_size=1)
+
+
+def by_judge(before, after, condition=BETTER):
+    return judge("candidate", "base", {"right": (before, after)}, [condition], {}, ["right"])
+
+
+@given(SHARES, FAILS)
+def test_what_a_judge_does_not_say_is_nobodys_fault(pairs, nothing):
+    """Missing values of an instrument decide nothing: it is as if those cases were not there."""
+    condition = BETTER.model_copy(update={"minimum_n": 1, "margin": 0.0})
+    before = [nothing if lost else float(value) for value, lost, _, _ in pairs]
+    after = [nothing if lost else float(value) for _, _, value, lost in pairs]
+    whole = [(float(one), float(two)) for one, lost, two, gone in pairs if not (lost or gone)]
+    kept = [one for one, _ in whole], [other for _, other in whole]
+    found, without = by_judge(before, after, condition), by_judge(kept[0], kept[1], condition)
+    assert found.metrics[0].n == len(whole)
+    assert found.metrics[0].delta == without.metrics[0].delta
+    lacking = sum(gone and not lost for _, lost, _, gone in pairs)
+    lacked = sum(lost and not gone for _, lost, _, gone in pairs)
+    if lacking > max(0.05 * len(pairs), lacked):
+        assert found.decision is Decision.HOLD and found.metrics[0].passed is None
+    else:
+        assert found.decision is without.decision
+
+
+def test_a_judge_that_sometimes_fails_rejects_no_unchanged_prompt():
+    """1,000 pairs of unchanged prompts, 112 cases, one judgement of twenty fails on either side."""
+    draw, rejected = random.Random(4), 0
+    condition = BETTER.model_copy(update={"margin": 0.0})
+
+    def said():
+        return None if draw.random() < 0.05 else float(draw.random() < 0.7)
+
+    for _ in range(1000):
+        before, after = ([said() for _ in range(112)] for _ in range(2))
+        rejected += by_judge(before, after, condition).decision is Decision.REJECT
+    assert 1 <= rejected <= 50
+
+
+def test_half_of_the_values_do_not_promote():
+    before, after = [0.7 + place % 2 / 100 for place in range(200)], [None] * 100 + [0.9] * 100
+    for verdict in (verdict_on({"right": (before, after)}, BETTER), by_judge(before, after)):
+        assert verdict.decision is Decision.HOLD and verdict.metrics[0].passed is None
+        assert "not known: 100 answers of the candidate alone have no value" in verdict.reasons[0]
+    # What both lack, or the baseline more, flatters nobody.
+    assert by_judge([None] * 100 + before[100:], after).decision is Decision.PROMOTE
+    after = [None] * 50 + [0.9] * 150
+    assert by_judge([None] * 100 + before[100:], after).decision is Decision.PROMOTE
+
+
+def test_where_a_missing_value_is_wrong_it_may_still_reject_but_not_promote():
+    worse = verdict_on({"right": ([1.0] * 120, [1.0] * 60 + [None] * 60)}, BETTER)
+    assert worse.decision is Decision.REJECT
+    better = verdict_on({"right": ([0.0] * 119 + [1.0] * 8, [1.0] * 119 + [None] * 8)}, BETTER)
+    assert better.decision is Decision.HOLD and "8 answers" in better.reasons[0]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5, 0.79, -1.0])
+def test_a_gate_that_believes_chance_is_refused(confidence):
+    with pytest.raises(ValidationError, match=r"a confidence of at least 0\.8"):
+        Condition.model_validate({"metric": "right", "minimum_n": 1, "confidence": confidence})
+    assert Condition(metric="right", minimum_n=1, confidence=0.8).confidence == 0.8

@@ -1,5 +1,7 @@
 """Golden cases: read with file and line of what is wrong, rendered by any version, added whole."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -195,3 +197,21 @@ def test_a_file_of_messages_gets_messages(tmp_path):
 def test_a_path_is_a_name_among_the_golden_files_or_a_path(tmp_path):
     assert golden_path("assistant.jsonl").parent.name == "golden"
     assert golden_path(str(tmp_path / "x.jsonl")) == tmp_path / "x.jsonl"
+
+
+def test_cases_that_are_added_at_once_are_all_there(tmp_path, prompt):
+    path = written(tmp_path, CASE)
+    script = (
+        "import sys; from pathlib import Path; from prompts.library import load_prompt\n"
+        "from evals.golden_cases import GoldenCase, add_golden\n"
+        "path, who = Path(sys.argv[1]), sys.argv[2]\n"
+        "prompt = load_prompt(path.with_name('asker.yaml'))\n"
+        "for number in range(25):\n"
+        "    case = GoldenCase(f'{who}-{number}', {'question': f'{who} {number}'})\n"
+        "    add_golden(path, case, prompt)\n"
+    )
+    path.with_name("asker.yaml").write_text(PROMPT)
+    both = [subprocess.Popen([sys.executable, "-c", script, path, who]) for who in "xy"]
+    assert [one.wait(60) for one in both] == [0, 0]
+    assert len(load_golden(path)) == 51
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["asker.yaml", "cases.jsonl"]

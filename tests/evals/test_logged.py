@@ -1,16 +1,21 @@
 """Answers out of the request log: what is traffic, what metrics need of it, what is not kept."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import orjson
 import pytest
 import uuid_utils
 
-from evals.evaluation import Client, measured
+from evals.evaluation import Client, Evaluation, measured
+from evals.judge import Judge
 from evals.logged import NotAnswered, Window, answer_text, evaluation_of, golden_of
-from evals.metrics import metrics_named
+from evals.metrics import UNTOLD, metrics_named, unspoken
+from evals.records import Answer, Case, Score
+from evals.scorers import SCORERS
 from gateway.request_log import LogReader
 from prompts.library import load_library
+from tests.evals.scripted_judge import scripted_judge
 from tests.spooled_requests import final, record, write_segment
 
 NOW = datetime.now(UTC)
@@ -134,3 +139,57 @@ def test_a_golden_case_is_of_a_request_of_the_prompt(log):
 )  # fmt: skip
 def test_a_body_without_a_text_has_none(body):
     assert answer_text(body) is None
+
+
+LIVE = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["name"],
+        "additionalProperties": {"type": "integer"}}  # fmt: skip
+SECRET = "Anna-Bolena"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{SECRET} is 40", "not JSON"),
+        (f'{{"name": 1, "age": "{SECRET}"}}', "$.age: breaks type"),
+        (f'{{"name": 1, "{SECRET}": "x"}}', "$.*: breaks type"),
+        (f'{{"age": 1, "{SECRET}": 1}}', "$: breaks required"),
+        (f'["{SECRET}"]', "$: breaks type"),
+    ],
+)
+def test_no_word_of_a_live_answer_is_in_the_reason_of_its_schema(text, reason):
+    assert SECRET not in reason
+    assert reasons_of(text, "schema") == [reason]
+
+
+def same(said, body):
+    return said
+
+
+def test_no_word_of_a_live_answer_is_in_what_a_judge_is_said_to_say(backstage):
+    for said, reason in (
+        (f"{SECRET}: good", "the judge answers nonsense"),
+        (f'{{"score": "{SECRET}"}}', "the judge answers nonsense"),
+        ((400, {"error": {"message": f"too long: {SECRET}"}}), "the judge gave no answer"),
+    ):
+        with scripted_judge(backstage, partial(same, said)) as server:
+            judge = Judge(server.url, "m", load_library()["judge"], "key")
+            assert reasons_of(SECRET, "judge", judge) == [reason]
+
+
+def test_a_reason_without_a_fixed_form_is_left_out(monkeypatch):
+    def crash(case, answer):
+        raise ValueError(f"cannot do {answer.text}")
+
+    monkeypatch.setattr("evals.metrics.SCORERS", {**SCORERS, "refusal": crash})
+    assert reasons_of(SECRET, "refusal") == ["it crashed: ValueError"]
+    assert unspoken(Score("c", "m", None, f"new: {SECRET}")).reason == UNTOLD
+    assert unspoken(Score("c", "m", 0.5, f"new: {SECRET}")).reason is None
+
+
+def reasons_of(text, metric, judge=None):
+    """What is said of one live answer."""
+    case = Case("r", (), None, schema=LIVE, retrieved_contexts=("x",), user_input="?")
+    live = Evaluation("p", "f", "m", (case,), ((Answer("r", text, 1.0),),), {}, {}, spoken=False)
+    client = Client("http://127.0.0.1:9/v1", "key", embeddings=None, judge=judge)
+    found = measured(live, metrics_named([metric], judge), client)
+    return [score.reason for rows in found.scores.values() for row in rows for score in row]

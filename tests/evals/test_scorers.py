@@ -139,7 +139,7 @@ def test_a_schema_that_is_none_or_lies_elsewhere_is_a_failed_score(given):
 
 def test_what_the_case_does_not_say_has_no_value():
     found = [scorer(case(None), answer("x")) for scorer in (exact_match, contains, schema)]
-    assert [score.value for score in found] == [None] * 4
+    assert [score.value for score in found] == [None] * 3
     assert found[0].reason == NOT_EXPECTED
 
 
@@ -205,3 +205,15 @@ def test_answers_that_do_not_fit_the_cases_are_refused():
         score_all([case("a")], [answer("a"), answer("b")], [exact_match])
     with pytest.raises(ValueError, match="'two': there is no such case"):
         score_all([case("a")], [answer("a", "two")], [exact_match])
+
+
+@pytest.mark.parametrize(
+    ("expected", "text", "value"),
+    [
+        (True, "true", 1.0), (False, " false\n", 1.0), (True, "True", 0.0), (True, "1", 0.0),
+        (3.0, "3", 1.0), (3, "3.0", 1.0), (3, "3", 1.0), (0.5, "0.50", 1.0), (3, "4", 0.0),
+        (1, "true", 0.0), ("true", "true", 1.0), ("3.0", "3", 0.0), (7, "seven", 0.0),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_compared_as_json(expected, text, value):
+    assert exact_match(case(expected), answer(text)).value == value
