@@ -7,14 +7,14 @@ learnt from it or from the same user, and the tests of `evals.shifts` hold.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from evals.shifts import (
-    LEAST_UNITS,
+    LEAST_USERS,
     Shift,
     Side,
     label_shift,
@@ -22,6 +22,7 @@ from evals.shifts import (
     number_shift,
     rank_shift,
     share_shift,
+    users_worth,
 )
 from evals.signals import SIGNALS, Kind, Signal
 from evals.windows import Frame
@@ -85,33 +86,51 @@ def sample(frame: Frame, column: str, most: int, seed: int) -> Sampled:
 
 
 def coded(reference: Frame, window: Frame) -> tuple[Frame, Frame]:
-    """Both sides with a column of numbers for users. Where one side has too few users to know how
-    they differ, each row counts as a user."""
-    few = min(side["unit"].nunique() for side in (reference, window)) < LEAST_UNITS
-    name = "request_id" if few else "unit"
-    reference, window = (
-        side.assign(**{CODE: [_number_of(one) for one in side[name]]})
-        for side in (reference, window)
-    )
-    return reference, window
+    """Both sides with the same columns, and one of numbers for who asked.
+
+    Where nobody at all is named, on neither side, each request counts as somebody: that is right
+    if requests have nothing to do with each other, and nothing better is known. Where somebody is,
+    requests that name nobody are the key's: a program that forgets to say whom it asks for is not
+    as many people as it asks questions.
+    """
+    columns = window.columns.union(reference.columns, sort=False)  # an old reference has fewer
+    sides = [side.reindex(columns=columns) for side in (reference, window)]
+    named = any((side["unit"] != side["request_id"]).any() for side in sides)
+    old, new = (side.assign(**{CODE: _codes(side, named)}) for side in sides)
+    return old, new
+
+
+def _codes(side: Frame, named: bool) -> list[int]:
+    asked = side["unit"]
+    if named and "caller" in side:
+        asked = asked.where(asked != side["request_id"], side["caller"].fillna(""))
+    return [_number_of(one) for one in asked]
+
+
+def too_few_users(*units: Array) -> str | None:
+    """Why nothing can be told of sides with these users, or None."""
+    worth, side = min((users_worth(one), len(np.unique(one))) for one in units)
+    if worth >= LEAST_USERS:
+        return None
+    unequal = f" ({side}, of whom some ask far more than others)" if side > worth + 1 else ""
+    return f"too few users: {worth:.0f}{unequal}, needs {LEAST_USERS}"
 
 
 def _number_of(identifier: str) -> int:
     return int.from_bytes(identifier[-12:].encode()) % (2**61 - 1)
 
 
-def measurable(comparison: Comparison, signals: Sequence[Signal] = SIGNALS) -> list[Signal]:
-    """Those with values enough on both sides."""
-    return [one for one in signals if min(_counts(comparison, one)) >= LEAST_VALUES]
-
-
 def measure(
     comparison: Comparison, level: float, least: Mapping[str, float]
 ) -> list[Shift | Unmeasured]:
-    """Every signal that can be measured, each at its part of `level`; one that errs takes no other
-    along. `least` has other smallest changes by the signal's name."""
-    signals = measurable(comparison)
-    found: list[Shift | Unmeasured] = []
+    """Every signal of which one side has values enough: measured at its part of `level`, or why it
+    was not; one that errs takes no other along. `least` has other smallest changes by the signal's
+    name."""
+    reasons = {one: _unmeasurable(one, comparison) for one in SIGNALS}
+    signals = [one for one, reason in reasons.items() if reason is None]
+    found: list[Shift | Unmeasured] = [
+        Unmeasured(one.name, reason) for one, reason in reasons.items() if reason
+    ]
     for signal in signals:
         smallest = least.get(signal.name, signal.least)
         try:
@@ -128,13 +147,26 @@ def halves(units: Array, seed: int) -> Array:
     return first[places]
 
 
-def _counts(comparison: Comparison, signal: Signal) -> tuple[int, int]:
+def _unmeasurable(signal: Signal, comparison: Comparison) -> str | None:
+    """Why a signal cannot be measured; empty where neither side has it; None if it can."""
+    old, new = _units(signal, comparison)
+    if max(len(old), len(new)) < LEAST_VALUES:
+        return ""
+    if min(len(old), len(new)) < LEAST_VALUES:
+        return f"{len(new)} values beside {len(old)} of the reference, needs {LEAST_VALUES}"
+    return too_few_users(old, new)
+
+
+def _units(signal: Signal, comparison: Comparison) -> tuple[Array, Array]:
+    """Who asked what a signal has a value of, on both sides."""
     if signal.kind in (Kind.VECTORS, Kind.UNLIKE):
         pair = comparison.vectors.get(signal.column)
-        return (len(pair[0]), len(pair[1])) if pair else (0, 0)
-    sides = (comparison.reference, comparison.window)
-    counts = [int(side[signal.column].notna().sum()) for side in sides]
-    return counts[0], counts[1]
+        return (pair[0].units, pair[1].units) if pair else (np.empty(0), np.empty(0))
+    old, new = (
+        side[CODE][side[signal.column].notna()].to_numpy()
+        for side in (comparison.reference, comparison.window)
+    )
+    return old, new
 
 
 def _text(signal: Signal, comparison: Comparison, level: float, least: float) -> Shift:

@@ -2,7 +2,8 @@
 
 The window is every request since the last look, and at least `least_rows`, reaching back as far as
 it takes; none is older than the reference or than `hours`. `alert`: a signal drifted, or a service
-level is broken. `hold`: nothing was found, or it could not be told, and the reasons say which.
+level is broken; those are judged without a reference, and on few rows, too. `hold`: nothing was
+found, or it could not be told, and the reasons say which.
 
 The chance of a false alarm that a look takes comes out of the subject's budget of the month
 (`evals.spending`); a look that measures nothing takes none.
@@ -18,12 +19,12 @@ from urllib.parse import quote
 
 from sqlalchemy import select
 
-from evals.comparison import Comparison, Sampled, coded, measure, sample
+from evals.comparison import CODE, Comparison, Sampled, coded, measure, sample, too_few_users
 from evals.drift_plan import DriftPlan, Watched
 from evals.drift_report import NoReport, forget_reports, report_path, write_report
-from evals.drift_verdict import UNTIL, Looked, held
+from evals.drift_verdict import JUDGED, UNTIL, Looked, held
 from evals.records import Verdict
-from evals.reference import NoReference, Reference, ReferenceDamaged, find, load, without_erased
+from evals.reference import NoReference, Reference, ReferenceDamaged, current
 from evals.slas import judge_slas, slas_in_force
 from evals.spending import level_now
 from evals.vectors import Embedder, VectorsUnavailable
@@ -109,35 +110,63 @@ def look(watch: Watch, traffic: Traffic) -> Verdict:
 
 def _look(watch: Watch, traffic: Traffic) -> Verdict:
     try:
-        reference = find(watch.home, traffic.key)
-        rows = load(watch.home, reference)
         with watch.database.session() as session:
-            reference, rows = without_erased(watch.home, reference, rows, session)
-    except NoReference as error:
-        return held(traffic, NONE, str(error), watch.now())
-    except ReferenceDamaged as error:
-        return held(traffic, DAMAGED, str(error), watch.now())
-    period = watch.period(reference.last)
-    before = _looked_until(watch, traffic.subject)
-    fresh = count_rows(watch.reader, traffic, replace(period, after=max(period.after, before)))
-    if before and not fresh:
-        said = "no request came in since the look before"
-        return held(traffic, reference.name, said, watch.now())
-    most = min(max(fresh, watch.plan.least_rows), watch.plan.most_rows)
-    window = read_window(watch.reader, traffic, replace(period, most=most))
+            reference, rows = current(watch.home, traffic.key, session)
+    except (NoReference, ReferenceDamaged) as error:
+        baseline = NONE if isinstance(error, NoReference) else DAMAGED
+        window, _ = _newest(watch, traffic, None)
+        return _judged(watch, traffic, baseline, str(error), window)
+    window, after = _newest(watch, traffic, reference)
+    if window is None:
+        return _judged(
+            watch, traffic, reference.name, "no request came in since the look before", None
+        )
     if len(window) < watch.plan.least_rows:
-        since = datetime.fromtimestamp(period.after / 1_000_000, UTC).isoformat(timespec="minutes")
+        since = datetime.fromtimestamp(after / 1_000_000, UTC).isoformat(timespec="minutes")
         said = f"too few requests: {len(window)} since {since}, needs {watch.plan.least_rows}"
-        return held(traffic, reference.name, said, watch.now())
+        return _judged(watch, traffic, reference.name, said, window)
     return _compared(watch, traffic, reference, (rows, window))
+
+
+def _newest(
+    watch: Watch, traffic: Traffic, reference: Reference | None
+) -> tuple[Frame | None, int]:
+    """The window, and what it begins after; no window where nothing came in since the last one."""
+    period = watch.period(reference.last if reference else 0)
+    compared, judged = _looked_until(watch, traffic.subject)
+
+    def since(micros: int) -> int:
+        later = replace(period, after=max(period.after, micros))
+        return count_rows(watch.reader, traffic, later)
+
+    if judged and not since(judged):
+        return None, period.after
+    fresh = since(compared if reference else judged)
+    most = min(max(fresh, watch.plan.least_rows), watch.plan.most_rows)
+    return read_window(watch.reader, traffic, replace(period, most=most)), period.after
+
+
+def _judged(
+    watch: Watch, traffic: Traffic, baseline: str, reason: str, window: Frame | None
+) -> Verdict:
+    """Nothing is compared, for `reason`; service levels are judged on what there is."""
+    if window is None or window.empty:
+        return held(traffic, baseline, reason, watch.now())
+    kept = judge_slas(slas_in_force(watch.plan.slas), window)
+    return held(traffic, baseline, reason, watch.now(), kept, int(window["ts"].iloc[-1]))
 
 
 def _compared(
     watch: Watch, traffic: Traffic, reference: Reference, sides: tuple[Frame, Frame]
 ) -> Verdict:
-    comparison, missing = _comparison(watch, reference, sides)
-    with watch.database.session() as session:
-        level = level_now(session, traffic.subject, watch.plan.alarms, watch.now())
+    old, new = coded(*sides)
+    few = too_few_users(old[CODE], new[CODE])
+    comparison, missing = _comparison(watch if few is None else replace(watch, embedder=None),
+                                      reference, (old, new))  # fmt: skip
+    level = 0.0
+    if few is None:
+        with watch.database.session() as session:
+            level = level_now(session, traffic.subject, watch.plan.alarms, watch.now())
     looked = Looked(
         traffic=traffic,
         reference=reference,
@@ -145,7 +174,8 @@ def _compared(
         level=level,
         found=measure(comparison, level, watch.plan.least) if level > 0 else [],
         kept=judge_slas(slas_in_force(watch.plan.slas), comparison.window),
-        missing=missing,
+        missing=missing if few is None else None,
+        few=few,
     )
     verdict = looked.verdict(watch.now())
     path = report_path(watch.home, verdict)
@@ -161,7 +191,7 @@ def _comparison(
     watch: Watch, reference: Reference, sides: tuple[Frame, Frame]
 ) -> tuple[Comparison, str | None]:
     """Both sides with their samples; and why there are no embeddings, if there are none."""
-    old, new = coded(*sides)
+    old, new = sides
     # The reference's rows are the same at every look, so that their embeddings are cached.
     seeds = int(reference.sha256[:8], 16), int(new["ts"].iloc[-1]) % 2**32
     plan = watch.plan
@@ -189,14 +219,17 @@ def _embedded(embedder: Embedder, rows: Sampled) -> Sampled:
     return replace(rows, vectors=embedder.embed(rows.texts)) if len(rows) else rows
 
 
-def _looked_until(watch: Watch, subject: str) -> int:
-    """The end of the newest window that was looked at; 0 if there was none."""
+def _looked_until(watch: Watch, subject: str) -> tuple[int, int]:
+    """The end of the newest window that was compared, and of the newest whose service levels were
+    judged; 0 if there was none."""
+    judged = 0
     query = select(VerdictRow.evidence).where(VerdictRow.subject == subject)
     with watch.database.session() as session:
         for evidence in session.scalars(query.order_by(VerdictRow.verdict_id.desc()).limit(1000)):
+            judged = judged or int(evidence.get(JUDGED) or 0)
             if evidence.get(UNTIL):
-                return int(evidence[UNTIL])
-    return 0
+                return int(evidence[UNTIL]), max(int(evidence[UNTIL]), judged)
+    return 0, judged
 
 
 def _fields(prompt: str | None) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """The `drift` section of the configuration: whose traffic is watched, and how carefully."""
 
+import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from evals.signals import SIGNALS
+from evals.signals import REACH, SIGNALS
 from evals.slas import SLAS
 from gateway.section import Name, Section
 
@@ -54,10 +55,12 @@ class DriftPlan(Section):
         keep_reports_days: HTML reports are removed after so many days.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     subjects: tuple[Watched, ...] = ()
     least_rows: int = Field(500, ge=100)
     most_rows: int = Field(50_000, ge=100, le=200_000)
-    hours: float = Field(168, gt=0)
+    hours: float = Field(168, gt=0, le=8760)
     alarms: float = Field(0.05, gt=0, lt=1)
     text_rows: int = Field(10_000, ge=100, le=10_000)
     vector_rows: int = Field(2_000, ge=100, le=2_000)
@@ -77,4 +80,20 @@ class DriftPlan(Section):
             if unknown:
                 there = ", ".join(sorted(known))
                 raise ValueError(f"{key}: {', '.join(unknown)}: unknown (there are: {there})")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "DriftPlan":
+        if self.least_rows > self.most_rows:
+            raise ValueError(f"least_rows: {self.least_rows} is more than most_rows")
+        for signal in SIGNALS:
+            least, reach = self.least.get(signal.name, signal.least), REACH[signal.kind]
+            if not 0 <= least < reach:
+                said = f"from 0 to below {reach:g}" if reach < math.inf else "0 or more"
+                raise ValueError(f"least.{signal.name}: {least:g}: a change is {said}")
+        for sla in SLAS:
+            limit = self.slas.get(sla.name)
+            if limit is not None and not 0 <= limit <= sla.most:
+                said = f"from 0 to {sla.most:g}" if sla.most < math.inf else "0 or more"
+                raise ValueError(f"slas.{sla.name}: {limit:g}: a limit is {said}")
         return self

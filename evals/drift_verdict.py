@@ -16,7 +16,9 @@ from evals.slas import Kept
 from evals.spending import LEVEL
 from evals.windows import Traffic
 
-UNTIL = "until"  # in a verdict's evidence: the end of its window, microseconds since the epoch
+# In a verdict's evidence: the end of a window whose signals were compared, or of one whose service
+# levels alone were judged; microseconds since the epoch.
+UNTIL, JUDGED = "until", "judged_until"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Looked:
     Attributes:
         level: the chance of a false alarm that it takes; 0: signals were not measured.
         missing: why there are no embeddings, or None.
+        few: why users are too few for signals, or None.
     """
 
     traffic: Traffic
@@ -35,6 +38,7 @@ class Looked:
     found: Sequence[Shift | Unmeasured]
     kept: Sequence[Kept]
     missing: str | None
+    few: str | None = None
 
     @property
     def shifts(self) -> list[Shift]:
@@ -44,17 +48,18 @@ class Looked:
     def verdict(self, moment: datetime) -> Verdict:
         """With a new id."""
         drifted = sorted((one for one in self.shifts if one.drifted), key=lambda one: one.chance)
-        broken = [one for one in self.kept if one.passed is False]
+        broken = _broken(self.kept)
         alert = bool(drifted or broken)
-        reasons = [told(one) for one in drifted]
-        reasons += [f"{one.sla.name}: broken: {one.reason}" for one in broken]
+        reasons = [told(one) for one in drifted] + broken
+        if not alert and self.few is None:
+            reasons.append(self._nothing())
         return Verdict(
             verdict_id=str(uuid_utils.uuid7()),
             subject=self.traffic.subject,
             baseline=self.reference.name,
             decision=Decision.ALERT if alert else Decision.HOLD,
             metrics=tuple(_metrics(self.found, self.kept)),
-            reasons=tuple(reasons + ([] if alert else [self._nothing()]) + self._unknown()),
+            reasons=tuple(reasons + self._unknown()),
             evidence=self._evidence(),
             created_at=moment,
         )
@@ -69,16 +74,18 @@ class Looked:
     def _unknown(self) -> list[str]:
         """What could not be told, and why."""
         said = []
-        if self.level <= 0:
+        if self.few is not None:
+            said.append(f"signals not measured: {self.few}")
+        elif self.level <= 0:
             said.append("signals not measured: this month's budget of false alarms is used up")
         if self.missing is not None:
             said.append(f"embeddings not compared: {self.missing}")
-        said += [
-            f"{one.signal}: could not be measured: {one.reason}"
-            for one in self.found
-            if isinstance(one, Unmeasured)
-        ]
-        return said + [f"{one.sla.name}: erred: {one.reason}" for one in self.kept if one.erred]
+        names: dict[str, list[str]] = {}
+        for one in self.found:
+            if isinstance(one, Unmeasured):
+                names.setdefault(one.reason, []).append(one.signal)
+        said += [f"{', '.join(of)}: could not be measured: {why}" for why, of in names.items()]
+        return said + _unjudged(self.kept)
 
     def _evidence(self) -> dict[str, Any]:
         window = self.comparison.window
@@ -108,16 +115,22 @@ class Looked:
         }
 
 
-def held(traffic: Traffic, baseline: str, reason: str, moment: datetime) -> Verdict:
-    """The verdict of a look that could not measure anything."""
+def held(
+    traffic: Traffic, baseline: str, reason: str, moment: datetime, kept: Sequence[Kept] = (),
+    until: int = 0,
+) -> Verdict:  # fmt: skip
+    """The verdict of a look that could not compare anything, for `reason`; an alert if a service
+    level is broken all the same. `until`: the end of the window that those were judged on."""
+    broken = _broken(kept)
     return Verdict(
         verdict_id=str(uuid_utils.uuid7()),
         subject=traffic.subject,
         baseline=baseline,
-        decision=Decision.HOLD,
-        metrics=(),
-        reasons=(reason,),
+        decision=Decision.ALERT if broken else Decision.HOLD,
+        metrics=tuple(_metrics((), kept)),
+        reasons=(*broken, reason, *_unjudged(kept)),
         evidence={
+            **({JUDGED: until} if until else {}),
             "prompt": traffic.prompt,
             "prompt_version": traffic.version,
             "model": traffic.model,
@@ -125,6 +138,18 @@ def held(traffic: Traffic, baseline: str, reason: str, moment: datetime) -> Verd
         },
         created_at=moment,
     )
+
+
+def _broken(kept: Sequence[Kept]) -> list[str]:
+    return [f"{one.sla.name}: broken: {one.reason}" for one in kept if one.passed is False]
+
+
+def _unjudged(kept: Sequence[Kept]) -> list[str]:
+    return [
+        f"{one.sla.name}: {'erred' if one.erred else 'not judged'}: {one.reason}"
+        for one in kept
+        if one.passed is None
+    ]
 
 
 def told(shift: Shift) -> str:

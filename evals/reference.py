@@ -3,13 +3,15 @@
 Under `LLMOPS_HOME/drift/<subject>/` lie the rows, named by their SHA-256, and `reference.json`,
 which points to them. Who reads the rows checks the hash: a reference that was changed is refused.
 Rows of users who were erased since are taken out at the next look, which makes a new file; the old
-one goes.
+one goes. Who pins and who takes rows out wait for each other: each sees what the other has done.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +75,26 @@ def pin(home: Path, traffic: Traffic, rows: Frame, actor: str) -> Reference:
         raise NoReference(f"{traffic.key}: no request in that time, so there is nothing to pin")
     moment = now().isoformat(timespec="seconds")
     reference = Reference(traffic.key, "", "", 0, 0, 0, moment, actor)
-    return _write(folder_of(home, traffic.key), reference, rows)
+    with _alone(home, traffic.key):
+        return _write(folder_of(home, traffic.key), reference, rows)
+
+
+def current(home: Path, key: str, session: Session) -> tuple[Reference, Frame]:
+    """The reference of `key` and its rows, without users who were erased since. Raises NoReference,
+    ReferenceDamaged."""
+    with _alone(home, key):
+        reference = find(home, key)
+        return without_erased(home, reference, load(home, reference), session)
+
+
+@contextmanager
+def _alone(home: Path, key: str) -> Iterator[None]:
+    """Wait until nobody else reads or writes the reference of `key`."""
+    run = home / "run"
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (run / f"reference:{quote(key, safe='')}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def find(home: Path, key: str) -> Reference:
@@ -127,7 +148,7 @@ def load(home: Path, reference: Reference) -> Frame:
 def without_erased(
     home: Path, reference: Reference, rows: Frame, session: Session
 ) -> tuple[Reference, Frame]:
-    """The same without rows of users that `llmops logs erase` forgot since."""
+    """The same without rows of users that `llmops logs erase` forgot since; for `current`."""
     gone = rows["unit"].isin([])
     for unit, micros in _erasures(session):
         gone |= (rows["unit"] == unit) & (rows["ts"] <= micros)

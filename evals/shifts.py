@@ -12,7 +12,7 @@ in the tail too, where drift checks that are repeated all month need it:
 
 Rows of one user resemble each other, and such rows say less than as many users would. How much less
 is the design effect (Kish 1965), estimated from the rows; every test counts rows divided by it. It
-is 1 where each row has a user of its own, or users are not known.
+is 1 where each row has a user of its own.
 
 A signal has drifted where its score is beyond its limit: the larger of what chance reaches at the
 given level, and the least change that matters.
@@ -30,7 +30,7 @@ Array = Any  # numpy's arrays; its types are not known to the type checker
 
 CONFIDENCE_Z = 1.959963984540054
 EFFECT_AXES = 5  # of a vector, the foremost, that its design effect is estimated from
-LEAST_UNITS = 20  # with fewer users nothing is known of how they differ
+LEAST_USERS = 20  # with fewer nothing is known of how they differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,13 @@ class Shift:
         return self.score > self.limit
 
 
+def users_worth(units: Array) -> float:
+    """As many users as `units` would be if each had as many rows as another (Kish): two hundred, of
+    whom one has half of the rows, are four."""
+    rows = np.unique(units, return_counts=True)[1].astype(float)
+    return float(rows.sum() ** 2 / (rows @ rows)) if len(rows) else 0.0
+
+
 def design_effect(*sides: Side) -> float:
     """Variance of a mean over what it would be if every row were a user; at least 1."""
     between = within = 0.0
@@ -90,8 +97,6 @@ def design_effect(*sides: Side) -> float:
         centred = side.values - side.values.mean()
         _, codes = np.unique(side.units, return_inverse=True)
         sums = np.bincount(codes, weights=centred)
-        if len(sums) < min(LEAST_UNITS, len(centred)):
-            return 1.0
         between += float(sums @ sums)
         within += float(centred @ centred)
     return max(between / within, 1.0) if within > 0 else 1.0
@@ -249,8 +254,8 @@ def _fisher(
     counts: Sequence[float], rows: Sequence[int], effect: float, level: float
 ) -> tuple[float, float]:
     """How often chance makes the second share as high, and the difference it reaches at `level`."""
+    of = [max(int(row / effect), 1) for row in rows]  # a side is one user at least
     held = [int(count / effect) for count in counts]
-    of = [int(row / effect) for row in rows]
     law = (sum(of), sum(held), of[1])
     chance = float(stats.hypergeom.sf(held[1] - 1, *law))
     most = int(stats.hypergeom.isf(level, *law))

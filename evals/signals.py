@@ -7,6 +7,7 @@ another language while it is still a small part. The rest are descriptors, one c
 each. `evals.comparison` measures them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,5 +58,9 @@ SIGNALS: Sequence[Signal] = (
 )
 
 
+# A score is never above it: a smallest change as large would never be reached.
+REACH: Mapping[Kind, float] = MappingProxyType(
+    {one: {Kind.TEXT: 0.5, Kind.VECTORS: math.inf}.get(one, 1.0) for one in Kind}
+)
 KINDS: Mapping[str, Kind] = MappingProxyType({one.name: one.kind for one in SIGNALS})
 COLUMNS: Mapping[str, str] = MappingProxyType({one.name: one.column for one in SIGNALS})

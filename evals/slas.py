@@ -40,6 +40,11 @@ class Sla:
     limit: float
     options: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def most(self) -> float:
+        """The largest limit that says something: of a share, 1."""
+        return 1.0 if self.metric == "MeanValue" else math.inf
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -56,6 +61,7 @@ class Kept:
 
 SLAS: Sequence[Sla] = (
     Sla("sla_failed", "MeanValue", "failed", "lt", 0.05),
+    Sla("sla_no_answer", "MeanValue", "no_answer", "lt", 0.05),
     Sla("sla_refused", "MeanValue", "answer_refused", "lt", 0.5),
     Sla("sla_retrieval_empty", "MeanValue", "retrieval_empty", "lt", 0.5),
     Sla("sla_answer_words", "QuantileValue", "answer_words", "gte", 1, (("quantile", 0.05),)),

@@ -43,7 +43,12 @@ class Embedder:
 
         distinct = list(dict.fromkeys(text[:CHARACTERS] for text in texts))
         batches = [distinct[start : start + BATCH] for start in range(0, len(distinct), BATCH)]
-        found = dict(zip(distinct, asyncio.run(self._embed(batches)), strict=True))
+        vectors = asyncio.run(self._embed(batches))
+        sizes = {len(vector) for vector in vectors}
+        if len(sizes) > 1 or 0 in sizes or not all(np.isfinite(one).all() for one in vectors):
+            said = f"sizes {sorted(sizes)}" if sizes != {0} else "empty"
+            raise VectorsUnavailable(f"{self.url}/embeddings: not numbers of one size: {said}")
+        found = dict(zip(distinct, vectors, strict=True))
         return np.array([found[text[:CHARACTERS]] for text in texts], dtype="float32")
 
     async def _embed(self, batches: list[list[str]]) -> list[Any]:
@@ -80,6 +85,8 @@ class Embedder:
                 )
         try:
             rows = sorted(orjson.loads(said)["data"], key=lambda row: row["index"])
+            if [row["index"] for row in rows] != list(range(len(texts))):
+                raise ValueError(f"{len(rows)} for {len(texts)} texts")
             return [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows]
         except (ValueError, LookupError, TypeError) as error:
             raise VectorsUnavailable(f"{address}: not a list of embeddings: {error}") from error

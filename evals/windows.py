@@ -3,6 +3,9 @@
 One row per answered request of a subject's traffic: a prompt's version, or a model's requests
 without a prompt, of all tenants or of one. Who asked is kept as a digest, the same that the audit
 trail names erased users by.
+
+Who asked is the user; without one the episode; without either nobody knows, and `unit` is the
+request itself. `caller` is the key, for `evals.comparison` to decide what such requests count as.
 """
 
 import hashlib
@@ -19,8 +22,8 @@ Frame = Any  # pandas' tables; their types are not known to the type checker
 
 CHAT, COMPLETIONS = "chat", "completions"
 READ = (
-    "request_id", "ts", "user", "prompt_version", "tenant", "status", "input_tokens",
-    "output_tokens", "cost_usd", "latency_ms", "contexts", "request", "response",
+    "request_id", "ts", "user", "episode_id", "key_id", "prompt_version", "tenant", "status",
+    "input_tokens", "output_tokens", "cost_usd", "latency_ms", "contexts", "request", "response",
 )  # fmt: skip
 # What evaluations and judges asked is no traffic; they say so in the request's metadata.
 NOT_OURS = "coalesce(json_extract_string(tags, '$.purpose'), '') NOT IN ('evaluation', 'judge')"
@@ -153,10 +156,14 @@ def _columns(rows: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, A
     columns: dict[str, Any] = {
         "request_id": [row["request_id"] for row in rows],
         "ts": np.array([_micros(row["ts"]) for row in rows], dtype="int64"),
-        "unit": [_unit(row["user"], row["request_id"]) for row in rows],
+        "unit": [_unit(row) for row in rows],
+        "caller": [unit_of(f"key {row['key_id']}") for row in rows],
         "question": np.array(questions, dtype=object),
         "answer": np.array(answers, dtype=object),
         "failed": [float(row["status"] in FAILURES) for row in rows],
+        "no_answer": _floats(
+            _has_none(row["response"]) if row["status"] == "ok" else None for row in rows
+        ),
         "retrieval_empty": _floats(_is_empty(one, traffic.passages) for one in contexts),
     }
     for name in NUMBERS:
@@ -181,9 +188,12 @@ def unit_of(user: str) -> str:
     return hashlib.sha256(user.encode()).hexdigest()[:16]
 
 
-def _unit(user: str | None, request_id: str) -> str:
-    """A request without a user is a unit of its own."""
-    return request_id if user is None else unit_of(user)
+def _unit(row: Mapping[str, Any]) -> str:
+    if row["user"] is not None:
+        return unit_of(row["user"])
+    if row["episode_id"] is not None:
+        return unit_of(f"episode {row['tenant']} {row['episode_id']}")
+    return str(row["request_id"])
 
 
 def _object(text: str | None) -> Mapping[str, Any]:
@@ -214,13 +224,28 @@ def _question(request: str | None, contexts: Mapping[str, Any], variable: str | 
 
 def _answer(response: str | None) -> str | None:
     """The text of the first choice. A call of a tool is no text."""
-    choices = _object(response).get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return None
-    message = choices[0].get("message")
+    choice = _choice(response)
+    message = choice.get("message")
     if isinstance(message, dict):
         return _text(message.get("content"))
-    return _text(choices[0].get("text"))
+    return _text(choice.get("text"))
+
+
+def _has_none(response: str | None) -> float | None:
+    """1 where the model said nothing: no text, no refusal, no call of a tool. None where the
+    response was not kept."""
+    if response is None:
+        return None
+    message = _choice(response).get("message")
+    said = message if isinstance(message, dict) else {}
+    called = said.get("tool_calls") or said.get("function_call") or said.get("refusal")
+    return float(not called and _filled(_answer(response)) is None)
+
+
+def _choice(response: str | None) -> Mapping[str, Any]:
+    choices = _object(response).get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
 def _text(content: Any) -> str | None:

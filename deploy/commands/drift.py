@@ -1,5 +1,7 @@
 """`llmops drift`: compare recent traffic with a pinned reference, and pin references."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from evals.drift import Watch
     from evals.drift_plan import Watched
     from evals.records import Verdict
+    from evals.windows import Traffic
 
 app = typer.Typer(no_args_is_help=True, help="Compare recent traffic with a pinned reference.")
 reference = typer.Typer(no_args_is_help=True, help="The traffic that is compared with.")
@@ -33,7 +36,7 @@ def check(
     """Look at the newest traffic.
 
     Exit code 0: nothing was found; 100: something was; 1: nothing could be compared, as where no
-    reference is pinned.
+    reference is pinned, or a look failed.
     """
     from evals.drift import DAMAGED, NONE
     from evals.records import Decision
@@ -52,25 +55,38 @@ def check(
 def _looks(
     watch: "Watch", configuration: Configuration, entries: "list[Watched]", tenant: str | None
 ) -> "list[Verdict | None]":
-    """A look at each traffic there is, told of as it ends; None where one is under way."""
+    """A look at each traffic there is, told of as it ends; None where it failed, or one is under
+    way."""
     from evals.drift import look, traffic_of, traffics
 
     verdicts: list[Verdict | None] = []
+
+    @contextmanager
+    def alone(subject: str) -> Iterator[None]:
+        """One subject's error takes no later subject along."""
+        try:
+            yield
+        except Conflict as error:
+            typer.secho(f"error: {error.message}", fg="red", err=True)
+            verdicts.append(None)
+        except Exception as error:  # noqa: BLE001  whatever it is, the others are looked at
+            said = f"error: {subject}: {type(error).__name__}: {error}"
+            typer.secho(said, fg="red", err=True)
+            verdicts.append(None)
+
     for watched in entries:
-        found = traffics(watch, watched, tenant)
-        if not found:
-            said = f"no request in the last {watch.plan.hours:g} hours"
-            typer.echo(f"{traffic_of(watched).subject}: {said}")
+        found: list[Traffic] = []
+        with alone(traffic_of(watched).subject):
+            found = traffics(watch, watched, tenant)
+            if not found:
+                said = f"no request in the last {watch.plan.hours:g} hours"
+                typer.echo(f"{traffic_of(watched).subject}: {said}")
         for traffic in found:
-            try:
+            with alone(traffic.subject):
                 verdict = look(watch, traffic)
-            except Conflict as error:
-                typer.secho(f"error: {error.message}", fg="red", err=True)
-                verdicts.append(None)
-                continue
-            _tell_mlflow(configuration, verdict)
-            _print(verdict)
-            verdicts.append(verdict)
+                verdicts.append(verdict)
+                _print(verdict)
+                _tell_mlflow(configuration, verdict)
     return verdicts
 
 

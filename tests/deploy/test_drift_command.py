@@ -212,6 +212,16 @@ def test_a_look_that_is_under_way_is_no_reason_to_leave_out_the_others(pinned):
     assert "drift:assistant@4 against reference" in done.output
 
 
+def test_a_look_that_fails_is_named_and_the_others_are_looked_at(pinned):
+    pinned.requests(210, Made(version="4"))
+    pinned.requests(210)
+    (pinned.home.folder / "run" / "drift%3Aassistant%403.lock").mkdir(parents=True)
+    done = pinned("check")
+    assert done.exit_code == 1
+    assert "error: drift:assistant@3: IsADirectoryError" in done.output
+    assert "drift:assistant@4 against reference" in done.output
+
+
 def test_embeddings_that_cannot_be_had_are_told_of_and_the_rest_is_compared(pinned):
     server = {"host": "127.0.0.1", "port": 9}
     pinned.write(drift={"vector_model": "all-MiniLM-L6-v2"}, server=server)

@@ -47,6 +47,7 @@ class Made:
     empty: float = 0.03
     words: int = 30
     failed: float = 0.0
+    silent: float = 0.0  # answers without a text
     user: str | None = "each"  # one user per request, None, or this one
     tenant: str = "acme"
     version: str | None = "3"
@@ -122,7 +123,8 @@ class DriftHome:
             latency_ms=200.0,
             contexts=contexts,
         )
-        choice = {"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+        said = None if self._chance(made.silent) else answer
+        choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         return final(one, orjson.dumps({}), orjson.dumps({"choices": [choice]}))
 
     def _text(self, made: Made, words: int) -> str:

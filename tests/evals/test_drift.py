@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from evals.drift import look, traffics
+from evals.drift import NONE, look, traffics
 from evals.drift_plan import DriftPlan, Watched
 from evals.records import Decision, Verdict
+from evals.reference import pin
+from evals.slas import SLAS
 from evals.spending import LEVEL, come_in
 from evals.vectors import Embedder
 from evals.verdicts import verdicts_on
@@ -131,6 +133,10 @@ def test_a_new_topic_is_found_by_embeddings_that_the_gateway_gives(tmp_path):
         server.status = 503
         home.add(300)
         without = looked(home)
+        for damage in ("short", "ragged", "nan"):
+            server.status, server.damage = 200, damage
+            home.add(300)
+            assert any(one.startswith("embeddings not compared") for one in looked(home).reasons)
         assert any("answers 503: " in reason for reason in without.reasons)
         assert "question_unlike" not in {one.name for one in without.metrics}
         assert "question_words" in {one.name for one in without.metrics}
@@ -142,7 +148,7 @@ def test_too_few_requests_are_said_and_cost_nothing(home):
     assert verdict.decision is Decision.HOLD
     assert "too few requests: 120 since" in verdict.reasons[0]
     assert "needs 200" in verdict.reasons[0]
-    assert verdict.metrics == ()
+    assert {one.name for one in verdict.metrics} == {one.name for one in SLAS}
     assert LEVEL not in verdict.evidence
     home.add(100)
     assert looked(home).evidence["window_rows"] == 220
@@ -206,11 +212,74 @@ def test_a_model_is_watched_by_its_requests_without_a_prompt(home):
     assert look(home.watch, traffic).reasons[0].startswith("model:small: no reference")
 
 
-def test_one_user_alone_does_not_drift_by_being_many(home):
-    """300 requests of one user are no 300 users: where users are too few, rows count as such."""
-    home.add(300, Made(user="robot"))
+@pytest.mark.parametrize("user", ["robot", None], ids=["one user", "nobody named any more"])
+def test_too_few_users_are_said_and_service_levels_are_judged(home, user):
+    """300 requests of one user are no 300 users, and what they are alike in is no drift."""
+    home.add(300, Made(user=user, words=60))
     verdict = looked(home)
     assert verdict.decision is Decision.HOLD
+    assert verdict.reasons[0] == "signals not measured: too few users: 1, needs 20"
+    assert verdict.evidence[LEVEL] == 0
+    assert {one.name for one in verdict.metrics} == {one.name for one in SLAS}
+    home.add(300, Made(user=user, failed=0.3))
+    assert looked(home).decision is Decision.ALERT
+
+
+def test_where_nobody_was_ever_named_requests_are_compared(tmp_path):
+    with home_in(tmp_path) as home:
+        home.add(600, Made(user=None))
+        home.pin()
+        home.add(250, Made(user=None))
+        steady = looked(home)
+        assert steady.reasons[0].startswith("nothing found: 15 signals of 250 requests")
+        home.add(250, Made(user=None, refused=0.4))
+        assert "answer_refused" in failed(looked(home))
+
+
+def test_a_model_that_answers_nothing_is_an_alert_and_what_is_missing_is_said(home):
+    home.add(300, Made(silent=1.0))
+    verdict = looked(home)
+    assert verdict.decision is Decision.ALERT
+    assert "sla_no_answer: broken: 1, needs < 0.05" in verdict.reasons
+    (missing,) = [one for one in verdict.reasons if "could not be measured" in one]
+    assert missing.startswith("answer_text, answer_language, answer_length")
+    assert missing.endswith("0 values beside 600 of the reference, needs 100")
+    metrics = {one.name: one.passed for one in verdict.metrics}
+    assert metrics["answer_text"] is None
+    assert metrics["sla_answer_words"] is None
+    assert any(one.startswith("sla_answer_words: not judged: 0 val") for one in verdict.reasons)
+
+
+def test_failures_are_told_of_without_a_reference_and_on_few_rows(tmp_path):
+    with home_in(tmp_path) as home:
+        home.add(60, Made(failed=1.0))
+        alone = looked(home)
+        assert (alone.decision, alone.baseline) == (Decision.ALERT, NONE)
+        assert alone.reasons[0] == "sla_failed: broken: 1, needs < 0.05"
+        assert "no reference is pinned" in alone.reasons[1]
+        again = looked(home)  # nothing new, so nothing to be told of twice
+        assert (again.decision, again.metrics) == (Decision.HOLD, ())
+        home.pin()
+        home.add(60, Made(failed=1.0))
+        few = looked(home)
+        assert few.decision is Decision.ALERT
+        assert "too few requests: 60 since" in few.reasons[1]
+        assert looked(home).reasons == ("no request came in since the look before",)
+
+
+def test_a_reference_from_before_a_column_existed_is_compared_in_the_others(tmp_path):
+    with home_in(tmp_path) as home:
+        home.add(600)
+        rows = read_window(home.reader, home.traffic, Period(0, 2**52, 2000))
+        new = ["caller", "no_answer", "answer_refused", "answer_language"]
+        pin(home.folder, home.traffic, rows.drop(columns=new), "test")
+        home.add(250)
+        verdict = looked(home)
+    assert verdict.reasons[0].startswith("nothing found: 13 signals")
+    said = "answer_language, answer_refused: could not be measured: 250 values beside 0 of"
+    assert any(one.startswith(said) for one in verdict.reasons)
+    assert Path(verdict.evidence["report"]).exists()
+    assert {one.name for one in verdict.metrics if one.passed} >= {one.name for one in SLAS}
 
 
 def test_a_level_that_cannot_be_measured_takes_no_other_along(home, monkeypatch):

@@ -1,6 +1,7 @@
 """Pinned references: frozen, checked by their hash, and without users who were erased since."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from evals.reference import (
     POINTER,
     USER,
     NoReference,
+    Reference,
     ReferenceDamaged,
+    current,
     every,
     find,
     folder_of,
@@ -24,7 +27,7 @@ from evals.reference import (
     told,
     without_erased,
 )
-from evals.windows import Traffic, unit_of
+from evals.windows import Frame, Traffic, unit_of
 from gateway.audit import Change, record
 from tests.evals.drift_log import DriftHome, Made
 
@@ -118,7 +121,7 @@ def test_one_that_was_changed_is_refused_and_a_look_says_so(home, damage, said):
     assert (verdict.decision, verdict.baseline) == (Decision.HOLD, DAMAGED)
     assert said in verdict.reasons[0]
     assert "pin a reference anew" in verdict.reasons[0]
-    assert verdict.metrics == ()
+    assert {one.name.partition("_")[0] for one in verdict.metrics} == {"sla"}
 
 
 def test_erased_users_leave_it_and_their_rows_leave_the_disk(home):
@@ -135,6 +138,31 @@ def test_erased_users_leave_it_and_their_rows_leave_the_disk(home):
     assert unit_of("ann") not in set(load(home.folder, find(home.folder, KEY))["unit"])
     assert [one.name for one in folder_of(home.folder, KEY).glob("*.parquet")] == [fewer.file]
     assert again == fewer
+
+
+def test_one_that_is_pinned_while_rows_are_taken_out_stays(home, monkeypatch):
+    """The look waits for nobody, who pins waits for the look, and what was pinned is in force."""
+    home.add(40, Made(user="ann"))
+    home.pin()
+    erase(home, "ann")
+    home.add(30)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[Future[Reference]] = []
+
+        def load_meanwhile(folder: Path, reference: Reference) -> Frame:
+            rows = load(folder, reference)
+            waiting.append(pool.submit(home.pin))
+            with pytest.raises(TimeoutError):
+                waiting[0].result(timeout=1)
+            return rows
+
+        monkeypatch.setattr("evals.reference.load", load_meanwhile)
+        with home.database.session() as session:
+            fewer, _ = current(home.folder, KEY, session)
+        pinned = waiting[0].result(timeout=30)
+    assert (fewer.rows, pinned.rows) == (120, 190)
+    assert find(home.folder, KEY) == pinned
+    assert len(load(home.folder, pinned)) == 190
 
 
 def test_rows_of_a_user_after_the_erasure_stay(home):

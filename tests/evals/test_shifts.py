@@ -15,6 +15,7 @@ from evals.shifts import (
     number_shift,
     rank_shift,
     share_shift,
+    users_worth,
 )
 
 REFERENCE, WINDOW, LEVEL = 1000, 400, 1e-4
@@ -176,6 +177,21 @@ def test_rows_that_are_copies_count_once(copies):
     assert design_effect(side) == pytest.approx(copies)
 
 
-def test_without_users_enough_rows_count():
-    side = Side(np.arange(100.0), np.repeat([1, 2], 50))
-    assert design_effect(side) == 1.0
+def test_two_users_are_two_however_many_rows_they_have():
+    side = Side(np.repeat([0.0, 1.0], 50), np.repeat([1, 2], 50))
+    assert design_effect(side) == pytest.approx(50)
+
+
+def test_a_share_of_a_side_that_is_less_than_one_user():
+    """The design effect of the other side is more than this one has rows."""
+    old = Side(np.repeat([0.0, 1.0], 500), np.repeat([1, 2], 500))
+    new = Side(np.repeat([0.0, 1.0], [90, 10]), alone(100, 3))
+    shift = share_shift("s", old, new, LEVEL, 0.0)
+    assert not shift.drifted
+    assert 0 < shift.chance <= 1
+
+
+def test_one_user_with_half_of_the_rows_makes_many_worth_few():
+    assert users_worth(alone(30)) == pytest.approx(30)
+    assert users_worth(np.concatenate([np.zeros(200), alone(200, 1)])) == pytest.approx(4, abs=0.1)
+    assert users_worth(np.empty(0)) == 0

@@ -20,6 +20,7 @@ ROWS = 200
 def window(**columns):
     given = {
         "failed": np.zeros(ROWS),
+        "no_answer": np.zeros(ROWS),
         "answer_refused": np.zeros(ROWS),
         "retrieval_empty": np.zeros(ROWS),
         "answer_words": np.full(ROWS, 20.0),
@@ -61,6 +62,7 @@ def test_all_are_kept_by_good_traffic():
     ("columns", "broken", "said"),
     [
         ({"failed": share(0.1)}, "sla_failed", "0.1, needs < 0.05"),
+        ({"no_answer": share(0.05)}, "sla_no_answer", "0.05, needs < 0.05"),
         ({"answer_refused": share(0.6)}, "sla_refused", "0.6, needs < 0.5"),
         ({"retrieval_empty": share(0.5)}, "sla_retrieval_empty", "0.5, needs < 0.5"),
         ({"answer_words": 20 * (1 - share(0.1))}, "sla_answer_words", "0, needs >= 1"),
@@ -108,6 +110,7 @@ def test_too_few_values_say_nothing():
                 if one.sla.name == "sla_retrieval_empty")  # fmt: skip
     assert (found.passed, found.erred) == (None, False)
     assert found.reason == f"{LEAST_VALUES - 1} values: too few"
+    assert f"sla_retrieval_empty: not judged: {found.reason}" in verdict_of([found]).reasons
     enough = np.where(np.arange(ROWS) < LEAST_VALUES, 1.0, np.nan)
     (found,) = (one for one in judge_slas(SLAS, window(retrieval_empty=enough))
                 if one.sla.name == "sla_retrieval_empty")  # fmt: skip

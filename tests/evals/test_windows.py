@@ -36,7 +36,7 @@ class Log:
         self.moment = START
 
     def add(
-        self, request: Any = None, response: Any = None, spool: bool = True, **fields: Any
+        self, request: Any = None, response: Any = None, keep: bool = True, **fields: Any
     ) -> str:
         """One more request; its id."""
         self.moment += timedelta(seconds=1)
@@ -45,7 +45,7 @@ class Log:
         given = {"ts": int(stamp * 1e6), "request_id": identifier, "prompt_name": "assistant",
                  "prompt_version": "3", **fields}  # fmt: skip
         bodies = [one if isinstance(one, bytes) else orjson.dumps(one) for one in
-                  (request or {}, response or {})]  # fmt: skip
+                  (request or {}, (response or {}) if keep else b"")]  # fmt: skip
         write_segment(self.folder / "spool", final(record(**given), *bodies))
         return identifier
 
@@ -149,8 +149,40 @@ def test_the_answer_is_read_of_what_was_answered(log, status, response, answer, 
 
 
 def test_users_are_digests_and_a_request_without_one_is_its_own(log):
-    log.add(user="ann")
+    log.add(user="ann", episode_id="e1")
     alone = log.add(user=None)
-    units = list(read_window(log.reader, PROMPTED, ALL)["unit"])
+    window = read_window(log.reader, PROMPTED, ALL)
+    units = list(window["unit"])
     assert units == [unit_of("ann"), alone]
     assert "ann" not in units[0]
+    assert window["caller"].nunique() == 1
+
+
+def test_without_a_user_it_is_the_tenants_episode_that_asks(log):
+    for tenant, episode in (("acme", "e1"), ("acme", "e1"), ("acme", "e2"), ("umbrella", "e1")):
+        log.add(user=None, episode_id=episode, tenant=tenant)
+    log.add(user="e1")
+    units = list(read_window(log.reader, PROMPTED, ALL)["unit"])
+    assert units[0] == units[1]
+    assert len(set(units)) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "response", "none"),
+    [
+        ("ok", said("The answer."), 0.0),
+        ("ok", said(None), 1.0),
+        ("ok", said("  "), 1.0),
+        ("ok", {"choices": []}, 1.0),
+        ("ok", {"choices": [{"text": "completed"}]}, 0.0),
+        ("ok", {"choices": [{"message": {"content": None, "tool_calls": [{"id": "1"}]}}]}, 0.0),
+        ("ok", {"choices": [{"message": {"content": None, "tool_calls": []}}]}, 1.0),
+        ("ok", {"choices": [{"message": {"content": None, "refusal": "No."}}]}, 0.0),
+        ("ok", b"", None),  # no bodies are kept
+        ("timeout", {}, None),
+    ],
+)
+def test_an_answer_that_is_none(log, status, response, none):
+    log.add(response=response, status=status, keep=response != b"")
+    (row,) = read_window(log.reader, PROMPTED, ALL).to_dict("records")
+    assert row["no_answer"] == none or (none is None and math.isnan(row["no_answer"]))

@@ -31,12 +31,14 @@ def _of_word(word: str) -> Any:
 
 
 class WordVectors(ThreadingHTTPServer):
-    """Remembers how many texts it was asked; answers `status` if that is set."""
+    """Remembers how many texts it was asked; answers `status` if that is set,
+    and vectors with a `damage`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.texts = 0
         self.status = 200
+        self.damage = ""  # `short`: a vector is missing; `ragged`: one is shorter; `nan`
 
     @property
     def url(self) -> str:
@@ -52,10 +54,15 @@ class _Handler(BaseHTTPRequestHandler):
         status = self.server.status if known else 401
         texts = body["input"] if self.path == "/v1/embeddings" else []
         self.server.texts += len(texts)
+        vectors = [vector_of(text) for text in texts]
+        if self.server.damage == "ragged":
+            vectors[0] = vectors[0][:-1]
+        if self.server.damage == "nan":
+            vectors[0][0] = np.nan
         rows = [
-            {"index": place, "embedding": base64.b64encode(vector_of(text).tobytes()).decode()}
-            for place, text in enumerate(texts)
-        ]
+            {"index": place, "embedding": base64.b64encode(one.tobytes()).decode()}
+            for place, one in enumerate(vectors)
+        ][self.server.damage == "short" :]
         said = {"data": rows[::-1]} if status == 200 else {"error": {"message": "no vectors"}}
         answer = orjson.dumps(said)
         self.send_response(status)
