@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from deploy.commands.listing import print_table
 from deploy.commands.state import State, failed, open_state
 from gateway.configuration import Configuration, load_configuration, owned_section
 from gateway.costs import since_time
-from gateway.database import Conflict
+from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from evals.drift import Watch
@@ -57,7 +58,11 @@ def _looks(
 ) -> "list[Verdict | None]":
     """A look at each traffic there is, told of as it ends; None where it failed, or one is under
     way."""
+    import duckdb
+    from deltalake.exceptions import DeltaError
+
     from evals.drift import look, traffic_of, traffics
+    from evals.slas import ERRORS
 
     verdicts: list[Verdict | None] = []
 
@@ -66,10 +71,10 @@ def _looks(
         """One subject's error takes no later subject along."""
         try:
             yield
-        except Conflict as error:
-            typer.secho(f"error: {error.message}", fg="red", err=True)
+        except GatewayError as error:
+            typer.secho(f"error: {subject}: {error.message}", fg="red", err=True)
             verdicts.append(None)
-        except Exception as error:  # noqa: BLE001  whatever it is, the others are looked at
+        except (*ERRORS, OSError, SQLAlchemyError, duckdb.Error, DeltaError) as error:
             said = f"error: {subject}: {type(error).__name__}: {error}"
             typer.secho(said, fg="red", err=True)
             verdicts.append(None)
