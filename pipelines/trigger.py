@@ -23,7 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from evals.records import Verdict
-from evals.verdicts import VerdictRow, find_verdict, verdict_of
+from evals.verdicts import VerdictRow, verdict_of
 from gateway.database import Database, now
 from gateway.settings import Settings
 from pipelines.tables import TriggerEventRow
@@ -118,9 +118,8 @@ class Trigger:
         if why is None:
             well = None
             if before is not None and before.action == TRIGGER:
-                opened = find_verdict(session, before.verdict_id)
-                assert opened is not None  # the row refers to it
-                well = rule.when.is_over(verdict, opened)
+                opened, *later = _verdicts(session, before, verdict)
+                well = rule.when.is_over(opened, later)
             return None if well is None else (RESOLVE, PENDING, well)
         if before is None or (before.action == RESOLVE and rule.pagerduty is not None):
             return TRIGGER, PENDING, why
@@ -167,3 +166,13 @@ def _last(session: Session, rule: Rule, verdict: Verdict) -> TriggerEventRow | N
         TriggerEventRow.verdict_id < verdict.verdict_id,
     )
     return session.scalars(query.order_by(TriggerEventRow.verdict_id.desc()).limit(1)).first()
+
+
+def _verdicts(session: Session, event: TriggerEventRow, last: Verdict) -> list[Verdict]:
+    """The verdict that made the event, and all on its subject from then up to `last`."""
+    query = select(VerdictRow).where(
+        VerdictRow.subject == last.subject,
+        VerdictRow.verdict_id >= event.verdict_id,
+        VerdictRow.verdict_id <= last.verdict_id,
+    )
+    return [verdict_of(row) for row in session.scalars(query.order_by(VerdictRow.verdict_id))]

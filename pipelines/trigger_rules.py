@@ -1,7 +1,7 @@
 """The `triggers` section of the configuration: which verdict starts what."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
@@ -50,27 +50,38 @@ class When(Section):
         """Whether the verdict could say that something is well again."""
         return fnmatchcase(verdict.subject, self.subject) and bool(self._decided(verdict))
 
-    def is_over(self, verdict: Verdict, opened: Verdict) -> str | None:
-        """Why a verdict says that what failed in `opened` is well again, in words, or None.
+    def is_over(self, opened: Verdict, later: Sequence[Verdict]) -> str | None:
+        """Why the last of `later` says that what failed in `opened` is well again, or None.
 
         All that failed there must be measured now, and pass: one that decides nothing (too few
-        rows, no reference) does not say so, nor does a look at signals that could spend next to
-        nothing of its budget of false alarms, and so would have found nothing.
+        rows, no reference) does not say so. Nor do looks at signals that spend next to nothing of
+        their budget of false alarms: the last ones in a row that were well must together have
+        spent a tenth of what the look that triggered did.
+
+        Args:
+            later: all verdicts on the same subject since, oldest first.
         """
-        decided = self._decided(verdict)
-        if (
-            not fnmatchcase(verdict.subject, self.subject)
-            or (self.metric is None and verdict.decision.value in self.decision)
-            or not decided
-            or not all(decided.values())
-        ):
-            return None
         failed = {name for name, passed in self._decided(opened).items() if not passed}
-        if not failed <= decided.keys():
+        spent = 0.0
+        needed = LEAST_LEVEL * _level(opened) if failed & _signals(opened).keys() else 0.0
+        for verdict in reversed(later):
+            if self._is_ill(verdict):
+                break
+            spent += _level(verdict) if self._is_well(verdict, failed) else 0.0
+        last = later[-1]
+        if spent < needed or not self._is_well(last, failed):
             return None
-        if failed & _signals(opened).keys() and _level(verdict) < LEAST_LEVEL * _level(opened):
-            return None
-        return f"{verdict.subject} is {verdict.decision.value}, and {len(decided)} metrics passed"
+        passed = len(self._decided(last))
+        return f"{last.subject} is {last.decision.value}, and {passed} metrics passed"
+
+    def _is_ill(self, verdict: Verdict) -> bool:
+        if self.metric is None and verdict.decision.value in self.decision:
+            return True
+        return not all(self._decided(verdict).values())
+
+    def _is_well(self, verdict: Verdict, failed: Set[str]) -> bool:
+        known = self._decided(verdict).keys()
+        return not self._is_ill(verdict) and bool(known) and failed <= known
 
     def _decided(self, verdict: Verdict) -> dict[str, bool]:
         """The metrics that the rule goes by, as far as they were measured: whether each passed."""

@@ -33,12 +33,13 @@ def test_a_drift_is_found_told_of_and_resolved(tmp_path: Path, monkeypatch):
     with webhook_receiver() as receiver:
         home.write(
             {"drift": {"every": "4h", "command": ["drift", "check"], "timeout": "1000h"}},
-            drift={"least_rows": 200, "subjects": [{"prompt": "assistant"}]},
+            drift={"least_rows": 200, "subjects": [{"prompt": "assistant"}],
+                   "slas": {"sla_refused": 0.3}},
             triggers={
                 "hosts": [receiver.host],
                 "rules": [
                     {"name": "talk", "webhook": {"url": receiver.url}},
-                    {"name": "page", "when": {"metric": "answer_refused"},
+                    {"name": "page", "when": {"metric": "sla_refused"},
                      "pagerduty": {"routing_key_env": "PAGERDUTY_KEY", "url": receiver.url}},
                 ],
             },

@@ -100,8 +100,14 @@ def test_a_look_with_hardly_any_budget_resolves_no_signal_but_a_service_level(of
     office.store(look(well(2, metric("answer_text", True)), 0.0004))
     office.step(3)
     assert actions(receiver) == ["trigger"]
-    office.store(look(well(4, metric("answer_text", True)), 0.0006))
+    office.store(look(well(4, metric("answer_text", True)), 0.00005))
+    office.store(look(alert(4.5, metric("answer_text", False)), 0.0))
+    office.store(look(well(4.6, metric("answer_text", True)), 0.0004))
     office.step(5)
+    assert actions(receiver) == ["trigger"], "looks before the last that was not well do not count"
+    few = replace(well(6, metric("sla_failed", True)), evidence={})  # says nothing of signals
+    office.store(few, look(well(7, metric("answer_text", True)), 0.0002))
+    office.step(8)
     assert actions(receiver) == ["trigger", "resolve"]
     office.store(look(alert(DAY, metric("sla_failed", False)), 0.005))
     office.store(look(well(DAY + 1, metric("sla_failed", True)), 0.0))
