@@ -302,18 +302,26 @@ def test_what_a_judge_does_not_say_is_nobodys_fault(pairs, nothing):
         assert found.decision is without.decision
 
 
-def test_a_judge_that_sometimes_fails_rejects_no_unchanged_prompt():
-    """1,000 pairs of unchanged prompts, 112 cases, one judgement of twenty fails on either side."""
+def rejections(by_instrument):
+    """Of 1,000 pairs of unchanged prompts: of their 112 cases one of 25 comes out otherwise than it
+    would, and one judgement of twenty fails, on either side."""
     draw, rejected = random.Random(4), 0
-    condition = BETTER.model_copy(update={"margin": 0.0})
+    condition = BETTER.model_copy(update={"margin": 0.0, "minimum_n": 80})
 
-    def said():
-        return None if draw.random() < 0.05 else float(draw.random() < 0.7)
+    def said(right):
+        return None if draw.random() < 0.05 else float(right != (draw.random() < 0.04))
 
     for _ in range(1000):
-        before, after = ([said() for _ in range(112)] for _ in range(2))
-        rejected += by_judge(before, after, condition).decision is Decision.REJECT
-    assert 1 <= rejected <= 50
+        rights = [draw.random() < 0.7 for _ in range(112)]
+        values = [said(one) for one in rights], [said(one) for one in rights]
+        verdict = judge("candidate", "base", {"right": values}, [condition], {}, by_instrument)
+        rejected += verdict.decision is Decision.REJECT
+    return rejected
+
+
+def test_a_judge_that_sometimes_fails_rejects_no_unchanged_prompt():
+    assert rejections(["right"]) <= 50
+    assert rejections([]) > 100  # where its silence counts as a wrong answer
 
 
 def test_half_of_the_values_do_not_promote():
