@@ -30,7 +30,7 @@ Array = Any  # numpy's arrays; its types are not known to the type checker
 
 CONFIDENCE_Z = 1.959963984540054
 EFFECT_AXES = 5  # of a vector, the foremost, that its design effect is estimated from
-LEAST_USERS = 20  # with fewer nothing is known of how they differ
+LEAST_USERS = 30  # with fewer too little is known of how they differ
 
 
 @dataclass(frozen=True, slots=True)

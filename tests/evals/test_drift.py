@@ -218,7 +218,7 @@ def test_too_few_users_are_said_and_service_levels_are_judged(home, user):
     home.add(300, Made(user=user, words=60))
     verdict = looked(home)
     assert verdict.decision is Decision.HOLD
-    assert verdict.reasons[0] == "signals not measured: too few users: 1, needs 20"
+    assert verdict.reasons[0] == "signals not measured: too few users: 1, needs 30"
     assert verdict.evidence[LEVEL] == 0
     assert {one.name for one in verdict.metrics} == {one.name for one in SLAS}
     home.add(300, Made(user=user, failed=0.3))
