@@ -135,6 +135,7 @@ def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) ->
             one.prompt, golden, order.client, metrics=order.metrics, journal=journal, say=said
         )
         require_answers(found, one.called)
+        _require_any(found, one.called)
         return found
 
     candidate = evaluated(order.asked)
@@ -159,6 +160,13 @@ def of_cases(order: Order, judges: Sequence[str], journal: Journal, say: Say) ->
     return EvaluationReport(order.asked.called, source, candidate, verdict, compared, judges)
 
 
+def _require_any(evaluation: Evaluation, called: str) -> None:
+    """Raises StackTrouble where no case at all could be asked: there is nothing to measure."""
+    errors = [answer.error for row in evaluation.answers for answer in row]
+    if all(error is not None for error in errors):
+        raise StackTrouble(f"{called}: not one answer came: {errors[0]}")
+
+
 def require_answers(evaluation: Evaluation, called: str) -> None:
     """Raises StackTrouble where a case got no answer for another reason than the prompt's own."""
     answers = [answer for row in evaluation.answers for answer in row]
@@ -174,8 +182,6 @@ def require_answers(evaluation: Evaluation, called: str) -> None:
             f"{called}: {len(failed)} of {len(answers)} requests got no answer, so nothing was "
             f"judged; the same command asks for the rest: {failed[0]}"
         )
-    if all(answer.error is not None for answer in answers):
-        raise StackTrouble(f"{called}: not one answer came: {answers[0].error}")
 
 
 def of_window(

@@ -12,7 +12,6 @@ with intervals that are wide enough for all conditions of the run together (Bonf
 keeps the share of unchanged pull requests that fail within `FALSE_ALARMS`.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ from enum import StrEnum
 from threading import Event
 
 from evals.evaluation import Client, Evaluation, Say, evaluate_prompt, quiet
+from evals.evaluation_run import REFUSED, require_answers
 from evals.gate import Condition, judge
 from evals.journal import Journal
-from evals.metrics import canonical
+from evals.metrics import by_instrument, canonical
 from evals.records import Decision, Verdict
 from pipelines.prompt_change import Change
 from pipelines.prompt_labels import subject_of
@@ -32,12 +32,6 @@ FALSE_ALARMS = 0.05
 ASKED = "asked"  # in a verdict's evidence: digest of what both versions were asked
 PURPOSE = "prompt change"
 FIRST = "there is no version before to compare with; its first label is a person's decision"
-# What a server says of the request itself. Not 401, 403, 404, 408, 429: those are the stack's.
-REFUSED = re.compile(r" answered (400|413|422): ")
-
-
-class StackTrouble(RuntimeError):
-    """Cases got no answer for no fault of a prompt: nothing can be said of it."""
 
 
 class Outcome(StrEnum):
@@ -146,11 +140,12 @@ def _verdict(change: Change, base: Evaluation, head: Evaluation, tests: int) -> 
         "cases": len(change.cases),
         ASKED: change.asked,
     }
-    verdict = judge(*subjects, results, change.conditions, evidence)
+    by = by_instrument(change.metrics)
+    verdict = judge(*subjects, results, change.conditions, evidence, by)
     if verdict.decision is not Decision.REJECT:
         return verdict
     wide = [_widened(one, tests) for one in change.conditions]
-    corrected = judge(*subjects, results, wide, evidence)
+    corrected = judge(*subjects, results, wide, evidence, by)
     if corrected.decision is Decision.REJECT:
         return verdict
     said = f"not worse beyond doubt among the {tests} conditions of this run"
@@ -249,7 +244,7 @@ def _asked(
         found = evaluate_prompt(
             asked, cases, client, metrics=change.metrics, journal=journal, say=said.of(side)
         )
-        _require_answers(found, side)
+        require_answers(found, f"prompt {found.name}, {side}")
         return found
 
     if change.base is None or change.same_content:
@@ -286,21 +281,3 @@ class _Both:
             self.say(f"{self.change.name}, {side}: {what}", done, total)
 
         return say
-
-
-def _require_answers(evaluation: Evaluation, side: str) -> None:
-    """Raises StackTrouble where a case got no answer for another reason than the prompt's own."""
-    failed = [
-        answer.error
-        for answers in evaluation.answers
-        for answer in answers
-        if answer.error is not None
-        and answer.case_id not in evaluation.lost
-        and not REFUSED.search(answer.error)
-    ]
-    if failed:
-        total = sum(map(len, evaluation.answers))
-        raise StackTrouble(
-            f"prompt {evaluation.name}, {side}: {len(failed)} of {total} requests got no answer, "
-            f"so nothing was judged: {failed[0]}"
-        )

@@ -131,7 +131,8 @@ def require_gateway(client: "Client") -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise RuntimeError(
-            f"no gateway answers at {client.url} ({reason}); start one with llmops up"
+            f"no gateway answers at {client.url} ({reason}); start one with llmops up, "
+            "or name another, where the command has --url"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.asking import client_of, judge_of, shown_progress
+from deploy.commands.asking import client_of, judge_of, require_gateway, shown_progress
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.state import State, failed, open_state
 from gateway.database import now
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FAILED = 100
 PAGE, COMMENT, PLAIN = "report.html", "report.md", "report.json"
 EXPERIMENT = "prompts"
-GATEWAY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +142,11 @@ def _report(state: State, sides: Sides, client: "Client") -> "Report":
     from pipelines.prompt_report import Report, section_of
 
     if any(one.head is not None and one.cases for one in sides.changes):
-        _require_gateway(client)
+        require_gateway(client)
     with state.database.session() as session:
         for one in sides.changes:
-            require_calibrated(session, one.conditions, client.judge)
+            where = f"prompt {one.name}: evaluation.gate"
+            require_calibrated(session, one.conditions, client.judge, where)
     with Journal(state.settings.home / "evaluations" / "prompt-changes.jsonl") as journal:
         with shown_progress() as say:
             found = compare(sides.changes, client, journal=journal, say=say)
@@ -172,29 +172,6 @@ def _told_to_mlflow(state: State, found: "Sequence[Comparison]") -> Iterator[str
                 tell(installation.tracking_uri(), EXPERIMENT, one.verdict)
     except NotTold as error:
         yield f"MLflow has not all of this: {error}"
-
-
-def _require_gateway(client: "Client") -> None:
-    """Raises RuntimeError where the gateway is away or does not take the key."""
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(
-        f"{client.url}/models", headers={"authorization": f"Bearer {client.api_key}"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=GATEWAY_SECONDS):
-            pass
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise RuntimeError(f"{client.url} does not take the key (HTTP {error.code})") from error
-        # anything else: it is there; what is wrong with it is seen in what it answers
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise RuntimeError(
-            f"no gateway answers at {client.url} ({reason}); start one with llmops up, or name "
-            "another with --url"
-        ) from error
 
 
 def _put(place: Path, report: "Report") -> None:
