@@ -179,17 +179,6 @@ def page(report: Report) -> str:
     return environment.from_string(PAGE.read_text()).render(report=report, bar=_bar)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put a file in place, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        fresh.write_text(text)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def _lines(comparison: Comparison) -> Iterator[Line]:
     verdict, conditions = comparison.verdict, comparison.change.conditions
     if verdict is None:

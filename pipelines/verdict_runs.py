@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.records import Decision, Verdict
-from pipelines.mlflow_api import EXISTS, NO_SUCH, MLflowAPI, MLflowAway, MLflowRefused, pairs
+from pipelines.mlflow_api import MLflowAPI, MLflowAway, MLflowRefused, experiment_id, pairs
 
 FIGURES = ("baseline", "candidate", "delta")
 
@@ -33,7 +33,7 @@ def tell(tracking_uri: str, experiment: str, verdict: Verdict) -> str:
         info = api.post(
             "runs/create",
             {
-                "experiment_id": _experiment(api, experiment),
+                "experiment_id": experiment_id(api, experiment),
                 "run_name": f"{verdict.subject} {verdict.decision.value}",
                 "start_time": moment,
                 "tags": pairs(tags),
@@ -59,18 +59,3 @@ def _metrics(verdict: Verdict, moment: int) -> list[Mapping[str, Any]]:
         for figure in FIGURES
         if (value := getattr(result, figure)) is not None and math.isfinite(value)
     ]
-
-
-def _experiment(api: MLflowAPI, name: str) -> str:
-    try:
-        found = api.get("experiments/get-by-name", experiment_name=name)["experiment"]
-    except MLflowRefused as error:
-        if error.code != NO_SUCH:
-            raise
-        try:
-            return str(api.post("experiments/create", {"name": name})["experiment_id"])
-        except MLflowRefused as refused:
-            if refused.code != EXISTS:
-                raise
-            return _experiment(api, name)  # another process made it in this moment
-    return str(found["experiment_id"])

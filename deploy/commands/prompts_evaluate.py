@@ -14,6 +14,7 @@ from deploy.commands.state import State, failed, open_state
 from gateway.database import now
 from gateway.errors import GatewayError
 from gateway.settings import load_settings
+from gateway.whole_file import write_whole
 from prompts.library import LIBRARY
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _put(place: Path, report: "Report") -> None:
     import orjson
 
     from pipelines.prompt_comment import comment
-    from pipelines.prompt_report import page, plain, write_whole
+    from pipelines.prompt_report import page, plain
 
     texts = {
         PAGE: page(report),
@@ -193,7 +194,6 @@ def _put(place: Path, report: "Report") -> None:
 def _errors_told(place: Path) -> Iterator[None]:
     """Where nothing could be evaluated the report says so; an earlier one must not stand there."""
     from pipelines.prompt_comment import error_comment
-    from pipelines.prompt_report import write_whole
 
     try:
         yield
