@@ -1,6 +1,6 @@
-"""Frozen data sets: examples in files, split by user, under an id made from their content.
+"""Frozen data sets of language models: examples in files, split by user.
 
-A data set is a folder: `train.jsonl`, `validation.jsonl` and `manifest.json`. Invariants: no user
+A data set is a folder: `train.jsonl`, `validation.jsonl` and its manifest. Invariants: no user
 is in both files; no user's name is in any; the same examples give the same bytes and the same id;
 a folder is there whole or not at all.
 """
@@ -12,7 +12,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,15 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from gateway.database import now
+from pipelines.manifest import MANIFEST, FileFacts, Manifest, canonical, verify
 from pipelines.tables import DatasetExampleRow, DatasetRow
 from rlhf.examples import REASONS, Collected, Example, Selection
 
-SCHEMA_VERSION = 1
-TRAIN, VALIDATION, MANIFEST = "train.jsonl", "validation.jsonl", "manifest.json"
+TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 PARTS = {TRAIN: "train", VALIDATION: "validation"}
 MINIMUM_USERS = 2
 ONE_USER_SHARE = 0.9
 ONE_ANSWER_SHARE = 0.95
-ID_CHARACTERS = 32
 LINE_ENDS = "\x85\u2028\u2029"  # to some readers of lines; JSON would leave them as they are
 
 
@@ -44,62 +43,6 @@ class DatasetTooSmall(DatasetRefused):
 
 class DatasetOneSided(DatasetRefused):
     """One answer or one user makes up nearly all of it."""
-
-
-class DatasetChanged(ValueError):
-    """A file of a data set is not what its manifest says."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What a file holds. `sha256` is hex, `users` how many there are."""
-
-    sha256: str
-    rows: int
-    users: int
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a data set holds, and how it came to be.
-
-    Attributes:
-        files: facts by file name.
-        sources: examples by source: `demonstration`, `approved`.
-        dropped: candidates that are not in it, by reason (`rlhf.examples.REASONS`).
-        selection: what was looked at.
-        split: `validation_share` and `seed`.
-    """
-
-    name: str
-    files: Mapping[str, FileFacts]
-    sources: Mapping[str, int]
-    dropped: Mapping[str, int]
-    selection: Mapping[str, Any]
-    split: Mapping[str, Any]
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def dataset_id(self) -> str:
-        """The first 32 hex digits of the SHA-256 of what it holds.
-
-        What was dropped or asked for is no part of it: the same files are the same data set.
-        """
-        held = {
-            "schema_version": self.schema_version,
-            "name": self.name,
-            "files": {name: asdict(facts) for name, facts in self.files.items()},
-        }
-        return hashlib.sha256(_canonical(held).encode()).hexdigest()[:ID_CHARACTERS]
-
-    @property
-    def rows(self) -> int:
-        """Examples in all files."""
-        return sum(facts.rows for facts in self.files.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {"dataset_id": self.dataset_id} | asdict(self)
 
 
 def freeze(
@@ -133,46 +76,22 @@ def freeze(
     manifest = Manifest(
         name=name,
         files={file: _facts(texts[file], part) for file, part in parts.items()},
-        sources=dict(sorted(Counter(one.source for one in collected.examples).items())),
-        dropped=dict(collected.dropped),
-        selection=_shown(collected.selection),
-        split={"validation_share": validation_share, "seed": seed},
+        about={
+            "sources": dict(sorted(Counter(one.source for one in collected.examples).items())),
+            "dropped": dict(collected.dropped),
+            "selection": _shown(collected.selection),
+            "split": {"validation_share": validation_share, "seed": seed},
+        },
     )
-    _write(out, texts | {MANIFEST: json.dumps(manifest.as_dict(), indent=2) + "\n"})
+    _write(out, texts | {MANIFEST: manifest.text()})
     return manifest
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`. Raises DatasetChanged if it is missing, or not one of ours."""
-    path = folder / MANIFEST
-    try:
-        fields = json.loads(path.read_bytes())
-        given = fields.pop("dataset_id")
-        files = {name: FileFacts(**facts) for name, facts in fields.pop("files").items()}
-        manifest = Manifest(files=files, **fields)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatasetChanged(f"{path}: not a data set's manifest ({error})") from error
-    if manifest.dataset_id != given:
-        raise DatasetChanged(f"{path}: says {given}, but its content is {manifest.dataset_id}")
-    return manifest
-
-
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare the files in `folder` with `manifest`. Raises DatasetChanged, naming the file."""
-    for name, facts in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise DatasetChanged(f"{path}: is not there")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != facts.sha256:
-            raise DatasetChanged(
-                f"{path}: its SHA-256 is {found}, the manifest of {manifest.dataset_id} says"
-                f" {facts.sha256}; fetch the data set again"
-            )
 
 
 def record(session: Session, manifest: Manifest, out: Path) -> None:
-    """Put the data set and the origin of each example into the state database; twice is once."""
+    """Put a data set into the state database; twice is once.
+
+    Where it was made from feedback (it has one of `PARTS`), also the origin of each example.
+    """
     if session.get(DatasetRow, manifest.dataset_id) is not None:
         return
     verify(out, manifest)
@@ -188,6 +107,7 @@ def record(session: Session, manifest: Manifest, out: Path) -> None:
     lines = [
         (part, json.loads(line))
         for file, part in PARTS.items()
+        if file in manifest.files
         for line in (out / file).read_bytes().splitlines()
     ]
     rows = [
@@ -200,7 +120,8 @@ def record(session: Session, manifest: Manifest, out: Path) -> None:
         }
         for position, (part, line) in enumerate(lines)
     ]
-    session.execute(insert(DatasetExampleRow), rows)
+    if rows:
+        session.execute(insert(DatasetExampleRow), rows)
 
 
 def _check_size(collected: Collected, name: str, minimum: int) -> None:
@@ -284,12 +205,8 @@ def _shown(selection: Selection) -> dict[str, Any]:
     }
     return shown | {
         "excluded": len(held_out),
-        "excluded_sha256": hashlib.sha256(_canonical(held_out).encode()).hexdigest(),
+        "excluded_sha256": hashlib.sha256(canonical(held_out).encode()).hexdigest(),
     }
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _write(out: Path, texts: Mapping[str, str]) -> None:

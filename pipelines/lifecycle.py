@@ -26,14 +26,15 @@ from gateway.errors import BadRequest
 from gateway.splits import find_split
 from pipelines import datasets
 from pipelines.installation import Installation
-from pipelines.kinds import Fitted, ModelKind, Say
+from pipelines.kinds import Fitted, FormerKind, Say
 from pipelines.llm import LLM
+from pipelines.manifest import read_manifest
 from pipelines.registry import Registry
 from pipelines.spec import Spec
 from pipelines.tables import ModelVersionRow, TrainingRow
 from pipelines.tracking import TrackedRun, Tracking
 
-KINDS: Mapping[str, ModelKind] = {"llm": LLM}
+KINDS: Mapping[str, FormerKind] = {"llm": LLM}
 BASE = "base"
 TRAINING_FILE, VERDICT_FILE, VERSION_FILE = "training.json", "verdict.json", "version.json"
 FITTED = "fitted"
@@ -43,7 +44,7 @@ class EvaluationFailed(RuntimeError):
     """Champion or candidate did not answer every case; the message says who and why."""
 
 
-def kind_of(spec: Spec) -> ModelKind:
+def kind_of(spec: Spec) -> FormerKind:
     """The kind that `spec` names; ConfigurationError if there is none."""
     if spec.kind not in KINDS:
         raise ConfigurationError(f"kind: no kind {spec.kind!r} (there are: {', '.join(KINDS)})")
@@ -85,7 +86,7 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
     Training that was killed goes on from its last checkpoint; one that was finished but could not
     be logged is not done again.
     """
-    dataset_id, work = datasets.read_manifest(dataset).dataset_id, work_folder(installation, spec)
+    dataset_id, work = read_manifest(dataset).dataset_id, work_folder(installation, spec)
     journal = work.with_name("metrics.journal")
     tracked = _tracked(installation, spec, dataset_id, journal)
     with tracked:

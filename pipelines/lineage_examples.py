@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from gateway.feedback import FeedbackRow
 from gateway.key_tables import KeyRow
 from gateway.request_log import LogReader
-from pipelines.datasets import PARTS, Manifest
+from pipelines.datasets import PARTS
 from pipelines.lineage_erasures import Excuses
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Origins
+from pipelines.manifest import Manifest
 from pipelines.tables import DatasetExampleRow
 
 AT_ONCE = 500
@@ -173,7 +174,8 @@ def _check_names(
     logged: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """That feedback and requests are of the tenant and the alias that were looked at."""
-    wanted = manifest.selection.get("tenant"), manifest.selection.get("alias")
+    selection = manifest.about.get("selection") or {}
+    wanted = selection.get("tenant"), selection.get("alias")
     problems = [
         f"request {request_id} is one of {row['tenant']} on {row['model']}, not of {wanted[0]} on "
         f"{wanted[1]}"

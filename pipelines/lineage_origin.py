@@ -7,10 +7,11 @@ from sqlalchemy.orm import Session
 
 from evals.records import Decision
 from evals.verdicts import VerdictRow
-from pipelines.datasets import DatasetChanged, FileFacts, Manifest, verify
+from pipelines.datasets import PARTS
 from pipelines.lineage_examples import check_examples
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Origins, Sources, differences
 from pipelines.lineage_mlflow import FINISHED, KnownVersion, MLflowFacts
+from pipelines.manifest import DatasetChanged, Manifest, verify
 from pipelines.tables import DatasetRow, ModelVersionRow, RunRow, TrainingRow
 from pipelines.workspace import WorkspaceBusy
 
@@ -207,7 +208,8 @@ def _check_dataset(origins: Origins, training: TrainingRow) -> None:
     if manifest is None:
         return
     folder, trouble = _fetched(origins.sources, row, manifest)
-    check_examples(origins, manifest, folder)
+    if not PARTS.keys().isdisjoint(manifest.files):  # else it was made from a source's snapshot
+        check_examples(origins, manifest, folder)
     if isinstance(trouble, WorkspaceBusy):
         findings.broken(of, "files", f"cannot be checked: {trouble}")
     elif trouble is not None and findings.has_erased(of) and not _changed(trouble):
@@ -221,13 +223,9 @@ def _check_dataset(origins: Origins, training: TrainingRow) -> None:
 def _check_manifest(findings: Findings, row: DatasetRow) -> Manifest | None:
     of = f"dataset {row.dataset_id}"
     try:
-        fields = {name: value for name, value in row.manifest.items() if name != "dataset_id"}
-        files = {name: FileFacts(**facts) for name, facts in fields.pop("files").items()}
-        manifest = Manifest(files=files, **fields)
-    except (KeyError, TypeError, AttributeError) as error:
-        findings.broken(
-            of, "manifest", f"not a data set's manifest ({error!r}); {RESTORE_OR_TRAIN}"
-        )
+        manifest = Manifest.parse(row.manifest)
+    except DatasetChanged as error:
+        findings.broken(of, "manifest", f"{error}; {RESTORE_OR_TRAIN}")
         return None
     if manifest.dataset_id != row.dataset_id:
         said = f"its content is {manifest.dataset_id}: it was changed; {RESTORE_OR_TRAIN}"

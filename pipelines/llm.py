@@ -14,10 +14,11 @@ from evals.contents import content_hash, golden_contents
 from evals.records import Answer, Case
 from gateway.configuration import ConfigurationError
 from gateway.prompt_versions import PromptVersionRow
-from pipelines.datasets import Manifest, freeze
+from pipelines.datasets import freeze
 from pipelines.engines import engine_of
 from pipelines.installation import Installation
-from pipelines.kinds import Fitted, LogMetrics, ModelKind, Say
+from pipelines.kinds import Fitted, FormerKind, LogMetrics, Say
+from pipelines.manifest import Manifest
 from pipelines.rollout import Replicas
 from pipelines.spec import Spec
 from rlhf.examples import Selection, collect
@@ -163,4 +164,4 @@ def _config(spec: Spec) -> FinetuneConfig:
     return config
 
 
-LLM = ModelKind(check=check, build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)
+LLM = FormerKind(check=check, build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)

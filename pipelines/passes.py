@@ -13,7 +13,6 @@ import orjson
 
 from evals.records import Decision, Verdict
 from evals.verdicts import find_verdict
-from pipelines.datasets import MANIFEST
 from pipelines.installation import Installation
 from pipelines.lifecycle import (
     BASE,
@@ -25,6 +24,7 @@ from pipelines.lifecycle import (
     git_sha,
     work_folder,
 )
+from pipelines.manifest import MANIFEST
 from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
 from pipelines.spec import Spec
 from pipelines.workspace import Workspace, WorkspaceError

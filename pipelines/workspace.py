@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 from gateway.settings import Settings
-from pipelines.datasets import MANIFEST, DatasetChanged, read_manifest, verify
 from pipelines.dvc_process import (
     Dvc,
     OnLine,
@@ -29,6 +28,7 @@ from pipelines.dvc_process import (
     orphans,
     stage_environment,
 )
+from pipelines.manifest import MANIFEST, DatasetChanged, read_manifest, verify
 
 PIPELINE = Path(__file__).with_name("dvc.yaml")
 FOLDERS: Mapping[str, str] = {

@@ -10,17 +10,14 @@ from sqlalchemy import func, select
 from deploy.migrations import upgrade
 from gateway.database import Database, open_database
 from pipelines.datasets import (
-    MANIFEST,
     TRAIN,
     VALIDATION,
-    DatasetChanged,
     DatasetOneSided,
     DatasetTooSmall,
     freeze,
-    read_manifest,
     record,
-    verify,
 )
+from pipelines.manifest import MANIFEST, DatasetChanged, read_manifest, verify
 from pipelines.tables import DatasetExampleRow, DatasetRow
 from rlhf.examples import Collected, Example, Selection
 from tests.state_databases import database, database_url, empty_url, postgres  # noqa: F401
@@ -73,10 +70,10 @@ def test_rows_have_what_training_and_lineage_need_and_no_user(tmp_path):
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
     assert "user-" not in written
     assert manifest.rows == 100
-    assert manifest.sources == {"approved": 34, "demonstration": 66}
+    assert manifest.about["sources"] == {"approved": 34, "demonstration": 66}
     assert manifest.files[VALIDATION].users == 2
-    assert manifest.dropped == {"disapproved": 3}
-    assert manifest.selection["excluded"] == 2
+    assert manifest.about["dropped"] == {"disapproved": 3}
+    assert manifest.about["selection"]["excluded"] == 2
     assert read_manifest(tmp_path / "out") == manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 

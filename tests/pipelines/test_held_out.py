@@ -65,10 +65,10 @@ def test_no_golden_case_is_trained_on(tmp_path: Path) -> None:
     spec = spec.model_copy(update={"dataset": dataset})
     with open_installation(load_settings({"LLMOPS_HOME": str(tmp_path)})) as installation:
         manifest = llm.build_dataset(installation, spec, tmp_path / "dataset")
-    assert manifest.dropped == {"held_out": len(golden)}
+    assert manifest.about["dropped"] == {"held_out": len(golden)}
     files = [tmp_path / "dataset" / f"{part}.jsonl" for part in ("train", "validation")]
     lines = [orjson.loads(line) for path in files for line in path.read_bytes().splitlines()]
     assert sorted(line["messages"][-1]["content"] for line in lines) == sorted(
         f"own question {number}" for number in range(OWN)
     )
-    assert manifest.selection["excluded"] > 500
+    assert manifest.about["selection"]["excluded"] > 500

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from gateway.settings import load_settings
-from pipelines.datasets import TRAIN, read_manifest
+from pipelines.datasets import TRAIN
+from pipelines.manifest import read_manifest
 from pipelines.workspace import (
     FOLDERS,
     StageFailed,
