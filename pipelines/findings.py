@@ -101,6 +101,7 @@ def verdict_of(experiment: ExperimentRow, finding: Finding, subjects: Mapping[st
             "assigned": dict(observed.assigned),
             "in_both": observed.in_both,
             "unusable": observed.unusable,
+            "late": observed.late,
             "alpha": experiment.plan["alpha"],
             "margin": experiment.plan["margin"],
         },
@@ -172,10 +173,10 @@ def _ended(plan: Plan, experiment: ExperimentRow, observed: Observed, at: dateti
 
 def _told(plan: Plan, baseline: Sample, candidate: Sample, interval: Interval) -> str:
     if baseline.mean is None or candidate.mean is None:
-        return f"{plan.metric}: an arm without any complete user"
+        return f"{plan.measured}: an arm without any complete user"
     result = _result(plan, (baseline, candidate), interval, None)
     return (
-        f"{plan.metric} {result.candidate:.3g} against {result.baseline:.3g}, difference "
+        f"{plan.measured} {result.candidate:.3g} against {result.baseline:.3g}, difference "
         f"{result.delta:+.3g} ({result.ci_low:+.3g} to {result.ci_high:+.3g} "
         f"at {1 - plan.alpha:.3g})"
     )
@@ -187,7 +188,8 @@ def _heard(observed: Observed) -> str:
         for arm in (CHAMPION, CHALLENGER)
     ]
     left_out = f", {observed.in_both} in both arms left out" if observed.in_both else ""
-    return f"heard {' and '.join(parts)}{left_out}"
+    late = f", feedback of {observed.late} requests came too late" if observed.late else ""
+    return f"heard {' and '.join(parts)}{left_out}{late}"
 
 
 def _result(
@@ -200,7 +202,7 @@ def _result(
         ends = [-ends[1], -ends[0]]
     known = baseline is not None and candidate is not None
     return MetricResult(
-        name=plan.metric,
+        name=plan.measured,
         baseline=baseline,
         candidate=candidate,
         delta=candidate - baseline if known else None,  # type: ignore[operator]

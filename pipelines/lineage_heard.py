@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
@@ -12,11 +13,23 @@ from gateway.feedback import FeedbackRow
 from gateway.request_log import LogReader
 from pipelines.lineage_erasures import Excuses
 from pipelines.lineage_findings import Findings
+from pipelines.losses import probability_of
 from pipelines.observations import UNIT
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
 
-Requests = Mapping[tuple[str, str], tuple[str, str]]
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request: the arm and the unit it was of, when it came, what it answered."""
+
+    arm: str
+    unit: str
+    at: datetime
+    probability: float | None
+
+
+Requests = Mapping[tuple[str, str], _Asked]
 
 
 def check_heard(
@@ -29,8 +42,9 @@ def check_heard(
     verdict = None if row.verdict_id is None else session.get(VerdictRow, row.verdict_id)
     if verdict is None:
         return
-    requests = _requests(reader, row)
-    heard = _heard(session, requests, Plan.model_validate(row.plan), (row, verdict.created_at))
+    plan = Plan.model_validate(row.plan)
+    requests = _requests(reader, row, plan)
+    heard = _heard(session, requests, plan, (row, verdict.created_at))
     counts = {"requests": ("assigned", _assigned(requests)), "feedback": ("users", heard)}
     lost: dict[str, int] = {}
     for evidence, counted in counts.values():
@@ -61,24 +75,28 @@ def _tell(
         findings.broken(*link, f"{there} of {recorded} users are there: {gone}")
 
 
-def _requests(reader: LogReader, row: ExperimentRow) -> Requests:
-    """Arm and unit of each of the experiment's requests, by tenant and either of its ids."""
+def _requests(reader: LogReader, row: ExperimentRow, plan: Plan) -> Requests:
+    """The experiment's requests, by tenant and either of their ids."""
+    answers = plan.loss is not None
     found = reader.select(
-        f"SELECT tenant, request_id, upstream_id, variant, {UNIT} FROM requests"
+        f"SELECT tenant, request_id, upstream_id, variant, {UNIT}, ts,"
+        f" {'response' if answers else 'NULL'} FROM requests"
         " WHERE experiment = ? AND variant IS NOT NULL",
         [row.experiment_id],
+        bodies=answers,
     )
-    requests: dict[tuple[str, str], tuple[str, str]] = {}
-    for tenant, request_id, upstream_id, arm, unit in found.rows:
-        requests[tenant, request_id] = (arm, unit)
+    requests: dict[tuple[str, str], _Asked] = {}
+    for tenant, request_id, upstream_id, arm, unit, at, response in found.rows:
+        asked = _Asked(arm, unit, at, probability_of(response) if answers else None)
+        requests[tenant, request_id] = asked
         if upstream_id is not None:
-            requests.setdefault((tenant, upstream_id), (arm, unit))
+            requests.setdefault((tenant, upstream_id), asked)
     return requests
 
 
 def _assigned(requests: Requests) -> dict[str, int]:
     """Users with a request, by arm."""
-    users = {(arm, tenant, unit) for (tenant, _), (arm, unit) in requests.items()}
+    users = {(one.arm, tenant, one.unit) for (tenant, _), one in requests.items()}
     return Counter(arm for arm, _, _ in users)
 
 
@@ -91,19 +109,24 @@ def _heard(
     """Users with enough feedback, by arm; those who were in both arms are left out."""
     experiment, at = until
     query = select(
-        FeedbackRow.tenant, FeedbackRow.request_id, FeedbackRow.reference, FeedbackRow.value
+        FeedbackRow.tenant,
+        FeedbackRow.request_id,
+        FeedbackRow.reference,
+        FeedbackRow.value,
+        FeedbackRow.created_at,
     ).where(
         FeedbackRow.metric_name == plan.metric,
         FeedbackRow.created_at >= experiment.started_at,
         FeedbackRow.created_at <= at,
     )
     pieces: dict[str, dict[tuple[str, str], int]] = {}
-    for tenant, request_id, reference, value in session.execute(query):
-        place = requests.get((tenant, request_id or reference))
-        if place is not None and plan.scaled(value) is not None:
-            arm, unit = place
-            units = pieces.setdefault(arm, {})
-            units[tenant, unit] = units.get((tenant, unit), 0) + 1
+    for tenant, request_id, reference, value, said_at in session.execute(query):
+        asked = requests.get((tenant, request_id or reference))
+        if asked is None or not plan.in_time(asked.at, said_at) or plan.matures_at(asked.at) > at:
+            continue
+        if plan.scaled(value, asked.probability) is not None:
+            units = pieces.setdefault(asked.arm, {})
+            units[tenant, asked.unit] = units.get((tenant, asked.unit), 0) + 1
     arms_of: dict[tuple[str, str], set[str]] = {}
     for arm, units in pieces.items():
         for unit_name in units:

@@ -4,7 +4,8 @@ Invariants: a unit (the user, else the episode, else the key, within its tenant:
 gives one observation, the mean of its first `feedback_per_user` pieces of feedback on requests of
 this experiment, and later ones do not change it. For guardrails its observation is its first
 request that ended. Feedback only ever meets requests of its own tenant. A unit that was seen in
-both arms is left out, and counted.
+both arms is left out, and counted. Where the plan lets feedback mature, it is taken in the order of
+its requests, so that a new object that reads all of it takes the same.
 """
 
 import time
@@ -19,6 +20,7 @@ from gateway.database import Database, now
 from gateway.feedback import FeedbackRow
 from gateway.request_log import LogReader
 from pipelines import guardrails
+from pipelines.losses import probability_of
 from pipelines.plan import Plan
 from pipelines.tables import ExperimentRow
 
@@ -44,6 +46,7 @@ class Observed:
         in_both: users left out because they were seen in both arms.
         answered: users with any feedback, complete or not.
         unusable: pieces of feedback whose value does not fit the plan.
+        late: pieces of feedback that came too late to count (`matures_hours`).
         guarded: of each guardrail's metric, values by arm: 0 (good) to 1 (bad).
     """
 
@@ -52,6 +55,7 @@ class Observed:
     in_both: int = 0
     answered: int = 0
     unusable: int = 0
+    late: int = 0
     guarded: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     @property
@@ -72,6 +76,17 @@ class _Piece:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that feedback is on."""
+
+    experiment: str | None
+    arm: str | None
+    unit: str
+    at: datetime
+    probability: float | None
+
+
 class Observations:
     """An experiment's observations in memory, brought up to date by `refresh`.
 
@@ -87,6 +102,7 @@ class Observations:
         self._started_at = experiment.started_at
         self._units: dict[str, Values] = {arm["variant"]["name"]: {} for arm in experiment.arms}
         self._waiting: dict[str, _Piece] = {}
+        self._maturing: dict[str, tuple[_Piece, _Asked]] = {}
         self._seen: dict[str, datetime] = {}
         self._read_to = experiment.started_at
         self._assigned: dict[str, int] = {}
@@ -96,6 +112,7 @@ class Observations:
         }
         self._count_at = float("-inf")
         self._unusable = 0
+        self._late = 0
 
     def refresh(self, *, count: bool = False) -> Observed:
         """Read what is new. Users with a request are counted now with `count`, else as often as
@@ -106,6 +123,7 @@ class Observations:
         self._read_feedback()
         if self._waiting:
             self._join()
+        self._take_mature()
         if count or time.monotonic() >= self._count_at:
             began = time.monotonic()
             self._count_assigned()
@@ -141,16 +159,33 @@ class Observations:
         found = self._requests("request_id", {one.request for one in pieces if one.ours})
         found |= self._requests("upstream_id", {one.request for one in pieces if not one.ours})
         for piece in pieces:
-            row = found.get((piece.tenant, piece.request))
-            if row is not None:
+            asked = found.get((piece.tenant, piece.request))
+            if asked is not None:
                 del self._waiting[piece.feedback_id]
-                experiment, arm, unit = row
-                if experiment == self._experiment_id and arm in self._units:
-                    self._take(self._units[arm].setdefault((piece.tenant, unit), []), piece.value)
+                if asked.experiment == self._experiment_id and asked.arm in self._units:
+                    self._heard(piece, asked)
         self._give_up()
 
-    def _take(self, answers: list[float], value: Any) -> None:
-        scaled = self._plan.scaled(value)
+    def _heard(self, piece: _Piece, asked: _Asked) -> None:
+        if not self._plan.in_time(asked.at, piece.created_at):
+            self._late += 1
+        elif self._plan.matures_hours:
+            self._maturing[piece.feedback_id] = (piece, asked)
+        else:
+            self._take(piece, asked)
+
+    def _take_mature(self) -> None:
+        """Take what is old enough. Feedback may be read a little later than it was given."""
+        until = now() - OVERLAP
+        ripe = [one for one in self._maturing.values() if self._plan.matures_at(one[1].at) <= until]
+        for piece, asked in sorted(ripe, key=lambda one: (one[1].at, one[0].feedback_id)):
+            del self._maturing[piece.feedback_id]
+            self._take(piece, asked)
+
+    def _take(self, piece: _Piece, asked: _Asked) -> None:
+        assert asked.arm is not None
+        answers = self._units[asked.arm].setdefault((piece.tenant, asked.unit), [])
+        scaled = self._plan.scaled(piece.value, asked.probability)
         if scaled is None:
             self._unusable += 1
         elif len(answers) < self._plan.feedback_per_user:
@@ -162,22 +197,23 @@ class Observations:
         kept = [key for key, piece in self._waiting.items() if piece.created_at >= oldest]
         self._waiting = {key: self._waiting[key] for key in sorted(kept)[-WAITING_AT_MOST:]}
 
-    def _requests(
-        self, column: str, ids: Iterable[str]
-    ) -> dict[tuple[str, str], tuple[str | None, str | None, str]]:
-        """Experiment, arm and unit of each request, by its tenant and its id in `column`."""
+    def _requests(self, column: str, ids: Iterable[str]) -> dict[tuple[str, str], _Asked]:
+        """Requests by their tenant and their id in `column`."""
         found = {}
-        listed = sorted(ids)
+        listed, answers = sorted(ids), self._plan.loss is not None
+        said = "response" if answers else "NULL"
         for start in range(0, len(listed), IDS_AT_ONCE):
             wanted = listed[start : start + IDS_AT_ONCE]
             rows = self._reader.select(
-                f"SELECT tenant, {column}, experiment, variant, {UNIT} FROM requests"
+                f"SELECT tenant, {column}, experiment, variant, {UNIT}, ts, {said} FROM requests"
                 f" WHERE {column} IN (SELECT unnest(?::VARCHAR[])) AND {column} BETWEEN ? AND ?"
                 " AND ts >= make_timestamptz(?)",
                 [wanted, wanted[0], wanted[-1], _micros(self._started_at - WAIT)],
+                bodies=answers,
             ).rows
-            for tenant, name, experiment, arm, unit in rows:
-                found[tenant, name] = (experiment, arm, unit)
+            for tenant, name, experiment, arm, unit, asked_at, response in rows:
+                probability = probability_of(response) if answers else None
+                found[tenant, name] = _Asked(experiment, arm, unit, asked_at, probability)
         return found
 
     def _count_assigned(self) -> None:
@@ -226,7 +262,13 @@ class Observations:
         }
         heard = {unit for units in self._units.values() for unit, said in units.items() if said}
         return Observed(
-            values, self._assigned, len(in_both), len(heard), self._unusable, self._guards(in_both)
+            values,
+            self._assigned,
+            in_both=len(in_both),
+            answered=len(heard),
+            unusable=self._unusable,
+            late=self._late,
+            guarded=self._guards(in_both),
         )
 
     def _guards(self, in_both: Collection[Unit]) -> dict[str, dict[str, list[float]]]:

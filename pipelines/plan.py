@@ -5,6 +5,7 @@ the experiment as it was then: a later change of the configuration does not move
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from gateway.configuration import ConfigurationError, Metric
 from gateway.section import Name, Section
 from pipelines.guardrails import Guardrail
+from pipelines.losses import brier
 
 PLANS = Path(__file__).parent / "plans"
 
@@ -25,6 +27,11 @@ class Plan(Section):
 
     Attributes:
         metric: a declared feedback metric on requests, boolean or float with both bounds.
+        loss: the metric is the label of a prediction, and what counts is how far the answer's
+            probability was from it: `brier`, the square of that.
+        matures_hours: feedback counts if it came within so many hours of its request, and from
+            then on. Where some outcomes are known later than others (a flight that is late), those
+            heard at any moment would else be no fair sample. 0: it counts when it comes.
         optimize: which direction is good; as the metric is declared, by default.
         minimum, maximum: bounds of the metric's values; as declared, by default.
         weight: share of the users that get the candidate.
@@ -42,6 +49,8 @@ class Plan(Section):
     """
 
     metric: Name
+    loss: Literal["brier"] | None = None
+    matures_hours: float = Field(0.0, ge=0)
     optimize: Literal["min", "max"] | None = None
     minimum: float | None = None
     maximum: float | None = None
@@ -83,6 +92,10 @@ class Plan(Section):
                 f"metric: no metric {self.metric!r} is declared under feedback.metrics "
                 f"(there are: {known})"
             )
+        if self.loss is not None and metric.type != "boolean":
+            raise ConfigurationError(
+                f"loss: {self.metric} is {metric.type}; the label of a prediction is a boolean"
+            )
         low, high = _bounds(self, metric)
         if self.margin >= high - low:
             raise ConfigurationError(
@@ -90,7 +103,7 @@ class Plan(Section):
             )
         return self.model_copy(
             update={
-                "optimize": self.optimize or metric.optimize,
+                "optimize": self.optimize or ("min" if self.loss else metric.optimize),
                 "minimum": low,
                 "maximum": high,
             }
@@ -114,8 +127,22 @@ class Plan(Section):
         low, high = self._range()
         return high - low
 
-    def scaled(self, value: Any) -> float | None:
-        """A piece of feedback as a number from 0 (bad) to 1 (good); None if it is no such value."""
+    def in_time(self, asked_at: datetime, said_at: datetime) -> bool:
+        """Whether feedback of `said_at` on a request of `asked_at` counts, now or later."""
+        return self.matures_hours == 0 or said_at <= self.matures_at(asked_at)
+
+    def matures_at(self, asked_at: datetime) -> datetime:
+        """When feedback on a request of `asked_at` counts."""
+        return asked_at + timedelta(hours=self.matures_hours)
+
+    def scaled(self, value: Any, probability: float | None = None) -> float | None:
+        """A piece of feedback as a number from 0 (bad) to 1 (good); None if it is no such value.
+
+        Args:
+            probability: what the answer said, where the plan has a loss.
+        """
+        if self.loss is not None:
+            value = brier(probability, value)
         if not isinstance(value, bool | int | float):
             return None
         low, high = self._range()
@@ -128,6 +155,11 @@ class Plan(Section):
         """The metric's value for a number from 0 (bad) to 1 (good)."""
         low, high = self._range()
         return low + (high - low) * (1 - share if self.optimize == "min" else share)
+
+    @property
+    def measured(self) -> str:
+        """Name of what is compared."""
+        return self.metric if self.loss is None else f"{self.metric}_{self.loss}"
 
     def _range(self) -> tuple[float, float]:
         if self.minimum is None or self.maximum is None or self.optimize is None:
