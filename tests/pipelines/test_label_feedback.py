@@ -106,7 +106,8 @@ async def test_the_arm_with_the_smaller_loss_wins(services, traffic):
     assert finding.result.name == "helpful_brier"
     assert finding.result.candidate == pytest.approx(0.01)
     assert finding.result.baseline == pytest.approx(0.25)
-    assert finding.result.ci_high < 0  # less is better
+    high = finding.result.ci_high
+    assert high is not None and high < 0  # less is better
     ended = await conclude(services, experiment.experiment_id, finding)
     with services.database.session() as session:
         findings = Findings()
