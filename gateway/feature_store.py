@@ -8,6 +8,7 @@ idempotent, and processes that start together take turns.
 
 import fcntl
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,21 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 import yaml
-from feast import Entity, FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    OnDemandFeatureView,
+    RepoConfig,
+)
 from feast.data_source import DataSource
 
 from gateway.whole_file import write_whole
 
 REPOSITORY = Path(__file__).parent.parent / "feature_repo"
 SOCKET_SECONDS = 0.25
-DEFINITIONS = (Entity, FeatureView, FeatureService, DataSource)
+DEFINITIONS = (Entity, FeatureView, OnDemandFeatureView, FeatureService, DataSource)
 
 
 class FeatureStoreError(ValueError):
@@ -42,8 +50,16 @@ def open_feature_store(home: Path, redis_url: str, *, key_ttl_seconds: int) -> F
             home / "feature_store.yaml", yaml.safe_dump(shared, sort_keys=False), private=True
         )
         store = FeatureStore(config=_own_configuration(shared, key_ttl_seconds))
-        store.apply(definitions(REPOSITORY))
+        apply(store, definitions(REPOSITORY))
     return store
+
+
+def apply(store: FeatureStore, found: list[Any]) -> None:
+    """Put definitions into a store's registry. Redis need not be there."""
+    with warnings.catch_warnings():
+        # On-demand views are called experimental; what they cost is measured in docs/features.md.
+        warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
+        store.apply(found)
 
 
 def definitions(repository: Path) -> list[Any]:
