@@ -37,7 +37,11 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "experiment", "Try a version of a model or a prompt on live traffic."
         ),
         "promote": Subcommand("promote", "Make a model version the champion of an alias."),
+        "approve": Subcommand("approve", "Grant or refuse promotions that ask for leave."),
         "rollback": Subcommand("rollback", "Go back to the champion before, at once."),
+        "reconcile": Subcommand(
+            "reconcile", "Bring KServe's InferenceServices to what the registry says."
+        ),
         "prompts": Subcommand("prompts", "Prompts of the library: versions, labels, evaluations."),
         "evals": Subcommand("evals", "Evaluate prompts, make golden cases, calibrate judges."),
         "drift": Subcommand("drift", "Compare recent traffic with a pinned reference."),

@@ -17,6 +17,7 @@ from deploy.schedule_plan import SchedulePlan
 from deploy.stack import Stack
 from evals.drift_plan import DriftPlan
 from gateway.configuration import Configuration
+from pipelines.cluster import Kubeflow
 from pipelines.trigger_rules import Triggers
 
 HEAD = """# Configuration
@@ -43,6 +44,7 @@ OWNED: Sequence[tuple[str, str, type[BaseModel]]] = (
     ("drift", "whose traffic is watched", DriftPlan),
     ("schedule", "what runs by itself", SchedulePlan),
     ("triggers", "what verdicts start", Triggers),
+    ("kubeflow", "parts of a cluster", Kubeflow),
     ("stack", "the local stack", Stack),
 )
 _ATTRIBUTE = re.compile(r"^    (\w[\w, ]*): (.*?)(?=^    \w[\w, ]*: |\Z)", re.MULTILINE | re.DOTALL)

@@ -300,8 +300,8 @@ class MLflow(Section):
 
 
 class Configuration(Section):
-    """The whole file. `stack`, `drift`, `schedule` and `triggers` belong to packages above the
-    gateway, which check them (`owned_section`)."""
+    """The whole file. `stack`, `drift`, `schedule`, `triggers` and `kubeflow` belong to packages
+    above the gateway, which check them (`owned_section`)."""
 
     server: Server = Server()
     admin: Admin = Admin()
@@ -318,6 +318,7 @@ class Configuration(Section):
     drift: dict[str, Any] = {}
     schedule: dict[str, Any] = {}
     triggers: dict[str, Any] = {}
+    kubeflow: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Configuration":

@@ -21,6 +21,7 @@ from gateway.audit import Change, record
 from gateway.database import Conflict, Database, next_version, now
 from gateway.splits import find_split, put_split
 from gateway.variants import PROMPT_SPLIT, Arm, Split, Variant
+from pipelines.registry_records import note_move
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -185,6 +186,7 @@ def move_champion(session: Session, move: Move) -> PromotionRow:
         created_at=now(),
     )
     session.add(row)
+    note_move(session, row)
     give_all_traffic(session, move.alias, adapter)
     record(
         session,

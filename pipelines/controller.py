@@ -2,9 +2,10 @@
 database says, and decides the experiments that are under way.
 
 Every two seconds it brings the adapters that are wanted onto every replica, tells MLflow of moved
-champions and of prompts' labels, and looks at each running experiment. These duties run beside each
-other, each on a thread of its own; one that fails is tried again and never holds up another. All
-they do can be broken off at any point and done again: what belongs together is one transaction.
+champions and of prompts' labels and the Kubeflow Model Registry of both, and looks at each running
+experiment and each open approval. These duties run beside each other, each on a thread of its own;
+one that fails is tried again and never holds up another. All they do can be broken off at any point
+and done again: what belongs together is one transaction.
 
 It touches `run/controller.alive` while all duties come round. One per LLMOPS_HOME, held by a lock.
 """
@@ -29,15 +30,20 @@ from gateway.configuration import ConfigurationError, load_configuration
 from gateway.database import Database
 from gateway.errors import GatewayError
 from gateway.settings import load_settings
+from pipelines.approval_orders import void_overtaken
+from pipelines.cluster import kubeflow_of, model_registry
 from pipelines.engines import Engine, model_names, services_for, wanted_adapters
 from pipelines.experiment import conclude, examine, under_way
 from pipelines.findings import Finding
 from pipelines.installation import Installation, open_installation
+from pipelines.json_server import JsonServer
+from pipelines.kubeflow_registry import KubeflowRegistry
 from pipelines.observations import Observations
 from pipelines.promotion import AliasFollower
 from pipelines.prompt_labels import LabelFollower
 from pipelines.prompt_registry import PromptRegistry
 from pipelines.registry import Registry
+from pipelines.registry_recorder import Recorder
 from pipelines.rollout import Replicas
 from pipelines.tables import ExperimentRow
 
@@ -162,6 +168,36 @@ def prompt_labels(database: Database, tracking_uri: str) -> Follower:
     return LabelFollower(database, PromptRegistry(tracking_uri))
 
 
+class RecordKeeper:
+    """Tells the Kubeflow Model Registry of versions and moves, if one is configured."""
+
+    def __init__(self, watched: Watched):
+        self._watched = watched
+        self._recorder: tuple[JsonServer, Recorder] | None = None
+
+    async def step(self) -> list[Outcome]:
+        """Send what is due; says what was sent."""
+        installation = self._watched.installation
+        server = model_registry(kubeflow_of(installation.configuration), installation.settings)
+        if server is None:
+            return []
+        if self._recorder is None or self._recorder[0] != server:
+            made = Recorder(installation.database, KubeflowRegistry(server))
+            self._recorder = (server, made)
+        return await self._recorder[1].step()
+
+
+class ApprovalKeeper:
+    """Ends requests for leave whose moment has passed."""
+
+    def __init__(self, watched: Watched):
+        self._watched = watched
+
+    async def step(self) -> list[str]:
+        """Look at the open ones; says which are void."""
+        return void_overtaken(self._watched.installation.database)
+
+
 class Decider:
     """Decides the experiments that are under way."""
 
@@ -246,6 +282,8 @@ class Service:
             "aliases": AliasKeeper(self._watched, champions).step,
             "prompt labels": AliasKeeper(self._watched, prompt_labels).step,
             "experiments": Decider(self._watched).step,
+            "model registry": RecordKeeper(self._watched).step,
+            "approvals": ApprovalKeeper(self._watched).step,
         }
         self._routines = [Routine(name, duty, self._stopped) for name, duty in duties.items()]
 

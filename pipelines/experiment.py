@@ -7,7 +7,7 @@ whoever comes second finds it ended and changes nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from gateway.audit import Change, record, require_reason
 from gateway.database import Conflict, Database, now
 from gateway.errors import NotFound
 from gateway.splits import find_split, put_split
-from gateway.variants import PROMPT_SPLIT, Arm, Split
+from gateway.variants import PROMPT_SPLIT, Arm, Split, Variant
+from pipelines.approval import AUTOMATIC, MANUAL, Request, ask
 from pipelines.champion import (
     PROMOTE,
     ROLLBACK,
@@ -44,6 +45,7 @@ from pipelines.tables import ExperimentRow
 from pipelines.title import Entrants, Title
 
 PROMOTED, HELD, ROLLED_BACK, STOPPED = "promoted", "held", "rolled_back", "stopped"
+WON = "won"  # to be promoted, once a person says so
 ENDS: Mapping[Decision, str] = {
     Decision.PROMOTE: PROMOTED,
     Decision.REJECT: ROLLED_BACK,
@@ -61,6 +63,7 @@ class Trial:
         name: registered model; version: the candidate; None: the champion against itself (A/A).
         plan: settled against the declared metrics.
         unjudged: why a candidate without a passing verdict may be tried, or None.
+        approval: `manual`: if it wins, a person is asked whether it is promoted.
     """
 
     alias: str
@@ -69,6 +72,7 @@ class Trial:
     plan: Plan
     actor: str
     unjudged: str | None = None
+    approval: str = AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ async def conclude(services: Services, experiment_id: str, finding: Finding) -> 
     with services.database.transaction() as session:
         hold(session)
         row = find_experiment(session, experiment_id)
-        ending = Ending(ENDS[verdict.decision], finding.reason, CONTROLLER, verdict)
+        ending = Ending(_end_of(row, verdict), finding.reason, CONTROLLER, verdict)
         if row.state == RUNNING:
             end(session, row, ending)
     return row
@@ -180,7 +184,8 @@ def end(session: Session, row: ExperimentRow, ending: Ending) -> None:
     """End a running experiment in the caller's transaction, under `hold`, with its audit row.
 
     Where it is promoted, the candidate gets the title, and a watch on it begins if the plan says
-    so. Where a watch finds it bad, the title goes back. Else all traffic goes to who has it.
+    so. Where a watch finds it bad, the title goes back. Else all traffic goes to who has it; where
+    the candidate has won, a person is asked whether it is promoted.
     """
     title, plan = title_of(row.alias), Plan.model_validate(row.plan)
     if ending.verdict is not None:
@@ -203,12 +208,24 @@ def end(session: Session, row: ExperimentRow, ending: Ending) -> None:
         ),
     )
     if move is None:
+        if row.state == WON:
+            ask(session, _request(row, ending))
         title.give_all_traffic(session)
         return
     split = find_split(session, row.alias)
     title.move(session, move)
     if move.kind == PROMOTE and plan.holdback and split is not None:
         _watch(session, row, plan, split)
+
+
+def watch_winner(session: Session, experiment_id: str) -> None:
+    """Watch what `end` did not promote, now that a person did, if the plan says so. Works in the
+    caller's transaction, after the move."""
+    row = find_experiment(session, experiment_id)
+    plan, split = Plan.model_validate(row.plan), find_split(session, row.alias)
+    if plan.holdback and split is not None:
+        arms = tuple(Arm(Variant(**arm["variant"]), arm["weight"]) for arm in row.arms)
+        _watch(session, row, plan, replace(split, arms=arms))
 
 
 def find_experiment(session: Session, experiment_id: str) -> ExperimentRow:
@@ -266,6 +283,7 @@ def _begin(session: Session, trial: Trial, entrants: Entrants, salt: str) -> Exp
         state=RUNNING,
         arms=split.as_dict()["arms"],
         plan=trial.plan.model_dump(mode="json"),
+        approval=trial.approval,
         started_at=now(),
     )
     session.add(row)
@@ -295,6 +313,24 @@ def _watch(session: Session, won: ExperimentRow, plan: Plan, split: Split) -> No
     entrants = Entrants(won.version, won.version, former, candidate, evidence=evidence)
     trial = Trial(won.alias, won.name, won.version, plan.watching(won.experiment_id), CONTROLLER)
     _begin(session, trial, entrants, split.salt)
+
+
+def _end_of(row: ExperimentRow, verdict: Verdict) -> str:
+    end = ENDS[verdict.decision]
+    return WON if end == PROMOTED and row.approval == MANUAL else end
+
+
+def _request(row: ExperimentRow, ending: Ending) -> Request:
+    assert row.version is not None  # an A/A is not won
+    return Request(
+        alias=row.alias,
+        name=row.name,
+        version=row.version,
+        actor=ending.actor,
+        reason=ending.message,
+        experiment_id=row.experiment_id,
+        verdict_id=row.verdict_id,
+    )
 
 
 def _move(title: Title, session: Session, row: ExperimentRow, ending: Ending) -> Move | None:

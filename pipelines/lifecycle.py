@@ -30,6 +30,7 @@ from pipelines.kinds import Fitted, FormerKind, Say
 from pipelines.llm import LLM
 from pipelines.manifest import read_manifest
 from pipelines.registry import Registry
+from pipelines.registry_records import note_registration
 from pipelines.spec import Spec
 from pipelines.tables import ModelVersionRow, TrainingRow
 from pipelines.tracking import TrackedRun, Tracking
@@ -200,17 +201,17 @@ def register_version(
     version = registry.register(spec.name, training_id, path, tags, description)
     with installation.database.transaction() as session:
         if session.get(ModelVersionRow, (spec.name, version)) is None:
-            session.add(
-                ModelVersionRow(
-                    name=spec.name,
-                    version=version,
-                    training_id=training_id,
-                    verdict_id=verdict_id,
-                    adapter=served,
-                    adapter_path=str(path),
-                    created_at=now(),
-                )
+            row = ModelVersionRow(
+                name=spec.name,
+                version=version,
+                training_id=training_id,
+                verdict_id=verdict_id,
+                adapter=served,
+                adapter_path=str(path),
+                created_at=now(),
             )
+            session.add(row)
+            note_registration(session, row)
     return version
 
 

@@ -27,7 +27,7 @@ from pipelines.champion import (
     champion_of,
     running_experiment,
 )
-from pipelines.experiment import PROMOTED, ROLLED_BACK, STOPPED, title_of
+from pipelines.experiment import PROMOTED, ROLLED_BACK, STOPPED, WON, title_of
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Sources, differences
 from pipelines.lineage_names import BEGUN, told
 from pipelines.promotion import PREVIOUS, wanted_aliases
@@ -274,6 +274,6 @@ def _check_verdict(session: Session, findings: Findings, row: ExperimentRow) -> 
     }
     measured = {"subject": verdict.subject, "baseline": verdict.baseline}
     problems = differences(expected, {**told, **measured})
-    if (verdict.decision == "promote") != (row.state == PROMOTED):
+    if (verdict.decision == "promote") != (row.state in (PROMOTED, WON)):
         problems.append(f"it says {verdict.decision}, the experiment ended as {row.state}")
     findings.judged(of, to, problems, verdict.decision, DISAGREE)

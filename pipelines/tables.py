@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from gateway.database import Base, JsonText, Utc
 
 ONE_UNDER_WAY = text("state = 'running'")
+OPEN = text("state = 'open'")
 
 
 class DatasetRow(Base):
@@ -121,8 +122,9 @@ class RunRow(Base):
 class ExperimentRow(Base):
     """An experiment on live traffic; one per alias is under way at a time.
 
-    `state`: running, promoted, held, rolled_back, stopped. `arms` and `plan` are as it began;
-    `version` is the candidate's, None where both arms are the same (A/A).
+    `state`: running, promoted, held, rolled_back, stopped, or won: the candidate was to be
+    promoted, and a person is asked (`approval` is manual). `arms`, `plan` and `approval` are as it
+    began; `version` is the candidate's, None where both arms are the same (A/A).
     """
 
     __tablename__ = "experiment"
@@ -144,6 +146,7 @@ class ExperimentRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     arms: Mapped[list[dict[str, Any]]] = mapped_column(JsonText)
     plan: Mapped[dict[str, Any]] = mapped_column(JsonText)
+    approval: Mapped[str] = mapped_column(String(16), server_default="automatic")
     verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
     message: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(Utc)
@@ -229,6 +232,66 @@ class TriggerEventRow(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     answer: Mapped[str | None] = mapped_column(Text)
     verdict_at: Mapped[datetime] = mapped_column(Utc)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    next_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class ApprovalRow(Base):
+    """A person's leave that a version may become champion, asked for where a spec says
+    `approval: manual`; one per alias is open at a time.
+
+    `state`: open, granted, refused, or void: what it was asked for is no longer as it was then.
+    `seen` is the alias's last promotion at the time; None: there was none. `promotion_id` is the
+    move that it became.
+    """
+
+    __tablename__ = "approval"
+    __table_args__ = (
+        Index(
+            "uq_approval_open",
+            "alias",
+            unique=True,
+            sqlite_where=OPEN,
+            postgresql_where=OPEN,
+        ),
+        Index("ix_approval_model_version", "name", "version"),
+    )
+
+    approval_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(128))
+    version: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    asked_by: Mapped[str] = mapped_column(String(256))
+    asked_for: Mapped[str] = mapped_column(Text)
+    seen: Mapped[str | None] = mapped_column(String(36))
+    experiment_id: Mapped[str | None] = mapped_column(ForeignKey("experiment.experiment_id"))
+    verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
+    decided_by: Mapped[str | None] = mapped_column(String(256))
+    reason: Mapped[str | None] = mapped_column(Text)
+    promotion_id: Mapped[str | None] = mapped_column(ForeignKey("promotion.promotion_id"))
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    ended_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class RegistryRecordRow(Base):
+    """What the Kubeflow Model Registry is to be told: a version was registered, or moved to.
+
+    `record_id` is `name/version` of a registration and the promotion's id of a move, so that
+    nothing is in it twice. `kind`: register, promote, rollback. `state`: pending, or sent.
+    """
+
+    __tablename__ = "registry_record"
+    __table_args__ = (Index("ix_registry_record_state", "state"),)
+
+    record_id: Mapped[str] = mapped_column(String(160), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(128))
+    version: Mapped[str | None] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer)
+    answer: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Utc)
     next_at: Mapped[datetime] = mapped_column(Utc)
     ended_at: Mapped[datetime | None] = mapped_column(Utc)
