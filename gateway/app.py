@@ -19,11 +19,15 @@ from gateway.feedback import FeedbackStore
 from gateway.feedback_routes import feedback_router
 from gateway.key_ring import KeyRing
 from gateway.live import Live
+from gateway.logged_endpoint import Services
 from gateway.models import list_models, one_model
+from gateway.prediction_forms import INFER, PREDICT
+from gateway.prediction_path import PredictionEndpoint
+from gateway.prediction_status import PredictionStatus
 from gateway.request_lookup import RequestLookup
-from gateway.request_path import ENDPOINTS, InferenceEndpoint, Services
+from gateway.request_path import ENDPOINTS, InferenceEndpoint
 
-PUBLIC = frozenset(("/health/live", "/health/ready"))
+PUBLIC = frozenset(("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"))
 UNSUPPORTED = (
     "/v1/assistants", "/v1/audio", "/v1/batches", "/v1/files", "/v1/fine_tuning", "/v1/images",
     "/v1/messages", "/v1/moderations", "/v1/realtime", "/v1/responses", "/v1/threads",
@@ -53,24 +57,32 @@ class DataPlane:
             f"/v1{endpoint.path}": InferenceEndpoint(endpoint, parts.services)
             for endpoint in ENDPOINTS
         }
+        self._predictions = (
+            PredictionEndpoint(PREDICT, ("/v1/predict/", ""), parts.services),
+            PredictionEndpoint(INFER, ("/v2/models/", "/infer"), parts.services),
+        )
         self._rest = rest_app(parts)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._rest(scope, receive, send)  # type: ignore[arg-type]
             return
-        endpoint = self._hot.get(scope["path"])
+        path = scope["path"]
+        endpoint = self._hot.get(path) or self._prediction(path)
         if endpoint is not None and scope["method"] == "POST":
             await endpoint(scope, receive, send)
             return
         try:
             self._guard(scope)
             if endpoint is not None:
-                raise MethodNotAllowed(f"{scope['path']} takes POST only.")
+                raise MethodNotAllowed(f"{path} takes POST only.")
         except GatewayError as error:
             await Exchange(scope, receive, send).fail(error)
             return
         await self._rest(scope, receive, send)  # type: ignore[arg-type]
+
+    def _prediction(self, path: str) -> App | None:
+        return next((one for one in self._predictions if one.answers(path)), None)
 
     def _guard(self, scope: Scope) -> None:
         """Ask for a key on every path that is not public; a new route cannot forget it."""
@@ -83,6 +95,8 @@ def rest_app(parts: Parts) -> FastAPI:
     """Everything that is not inference: models, feedback, look-ups, health, documentation."""
     app = FastAPI(title="LLMOps gateway", openapi_url=None)  # OpenAI's API is documented by OpenAI
     app.state.feedback = parts.feedback
+    services = parts.services
+    status = PredictionStatus(services.live, services.splits, services.transport)
     app.include_router(feedback_router())
     app.add_exception_handler(GatewayError, _render)
     app.add_exception_handler(HTTPException, _render_http)
@@ -90,6 +104,10 @@ def rest_app(parts: Parts) -> FastAPI:
         "/v1/models": _models(parts),
         "/v1/models/{name:path}": _model(parts),
         "/v1/requests/{request_id}": _request(parts),
+        "/v2/models/{name}": _model_metadata(status),
+        "/v2/models/{name}/ready": _model_ready(status),
+        "/v2/health/live": _live_v2,
+        "/v2/health/ready": _ready_v2(parts),
         "/health/live": _live,
         "/health/ready": _ready(parts),
     }
@@ -126,6 +144,38 @@ def _request(parts: Parts) -> Callable[..., Any]:
     return logged_request
 
 
+def _model_metadata(status: PredictionStatus) -> Callable[..., Any]:
+    async def model_metadata(name: str, request: Request) -> Response:
+        """Inputs and outputs of a tabular model."""
+        body = await status.metadata(name, request.scope["llmops.key"])
+        return Response(body, media_type="application/json")
+
+    return model_metadata
+
+
+def _model_ready(status: PredictionStatus) -> Callable[..., Any]:
+    async def model_ready(name: str, request: Request) -> Response:
+        """Whether every version of a tabular model that answers is loaded."""
+        body = await status.ready(name, request.scope["llmops.key"])
+        return Response(body, media_type="application/json")
+
+    return model_ready
+
+
+async def _live_v2() -> dict[str, bool]:
+    """The process answers, as the Open Inference Protocol says it."""
+    return {"live": True}
+
+
+def _ready_v2(parts: Parts) -> Callable[..., Any]:
+    async def ready_v2() -> JSONResponse:
+        """Whether requests can be served now, as the Open Inference Protocol says it."""
+        ready = parts.ready() is None
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    return ready_v2
+
+
 async def _live() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
@@ -147,10 +197,13 @@ def _ready(parts: Parts) -> Callable[..., Any]:
     return ready
 
 
-async def _render(_request: Request, error: Exception) -> Response:
+async def _render(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
     return Response(
-        error.json(), error.http_status, headers=error.headers, media_type="application/json"
+        error.json(request.scope["path"]),
+        error.http_status,
+        headers=error.headers,
+        media_type="application/json",
     )
 
 

@@ -5,7 +5,6 @@ Secrets never stand in the file: where one is needed the file names an environme
 """
 
 import hashlib
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +13,9 @@ import yaml
 from pydantic import Field, FilePath, ValidationError, model_validator
 
 from gateway.embedding_configuration import Embeddings
-from gateway.section import Name, Section, Url, Usd
+from gateway.model_server_configuration import ModelServer
+from gateway.price_configuration import Price, SelfHosted
+from gateway.section import Name, Section, Url
 
 S = TypeVar("S", bound=Section)
 WILDCARD = "*"
@@ -69,6 +70,7 @@ class Limits(Section):
         choices: largest `n`.
         messages: messages of a chat.
         embedding_inputs: texts of one embeddings call.
+        instances: rows of one prediction.
         in_flight: requests under way per worker; one more is a 503.
         stall_seconds: a client that takes nothing of its answer for so long is let go.
     """
@@ -82,6 +84,7 @@ class Limits(Section):
     choices: int = Field(8, ge=1, le=128)
     messages: int = Field(1024, ge=1)
     embedding_inputs: int = Field(2048, ge=1)
+    instances: int = Field(1024, ge=1)
     in_flight: int = Field(1024, ge=1)
     stall_seconds: float = Field(60, gt=0)
 
@@ -103,22 +106,23 @@ class Timeouts(Section):
 
 
 class Upstream(Section):
-    """A server that answers OpenAI calls. A request can never name one.
+    """A server that answers. A request can never name one.
 
     Attributes:
-        kind: `openai` speaks to `url`; `litellm` is the local process around LiteLLM.
-        url: base address up to and with `/v1`.
+        kind: `openai` speaks OpenAI's API at `url`; `litellm` is the local process around LiteLLM;
+            `kserve` serves tabular models by the Open Inference Protocol.
+        url: base address up to and with `/v1`, or with `/v2` for `kserve`.
         api_key_env: environment variable with the upstream's API key.
         engine: `vllm` is sent our request id and a cache salt for each tenant.
         on_disconnect: when the client goes away, `cancel` the upstream or `drain` it.
         stream_usage: ask for usage on streams (`stream_options.include_usage`).
-        replicas: addresses of every replica behind `url`, each up to and with `/v1`: adapters are
-            loaded on all of them; `url` itself by default.
+        replicas: addresses of every replica behind `url`, each like it: adapters, or versions of
+            tabular models, are loaded on all of them; `url` itself by default.
         tell_tenant: send the tenant in `x-llmops-tenant` (the embedding server keys by it).
         connections: open connections at most, per worker.
     """
 
-    kind: Literal["openai", "litellm"] = "openai"
+    kind: Literal["openai", "litellm", "kserve"] = "openai"
     url: Url
     api_key_env: str | None = None
     engine: Literal["vllm", "generic"] = "generic"
@@ -129,35 +133,12 @@ class Upstream(Section):
     connections: int = Field(256, ge=1)
     timeouts: Timeouts = Timeouts()
 
-
-class Price(Section):
-    """USD per million tokens.
-
-    Attributes:
-        input: tokens of the prompt.
-        output: tokens of the answer.
-        cached: tokens of the prompt that came from a cache; as input by default.
-        reasoning: tokens of the answer that were reasoning; as output by default.
-    """
-
-    input: Usd = Decimal(0)
-    output: Usd = Decimal(0)
-    cached: Usd | None = None
-    reasoning: Usd | None = None
-
-
-class SelfHosted(Section):
-    """A node's price and what it was measured to do: the price per token follows.
-
-    Attributes:
-        node_usd_per_hour: what one node costs, USD an hour.
-        input_tokens_per_second: prompt tokens one busy node reads a second.
-        output_tokens_per_second: tokens one busy node writes a second.
-    """
-
-    node_usd_per_hour: Usd
-    input_tokens_per_second: Decimal = Field(gt=0)
-    output_tokens_per_second: Decimal = Field(gt=0)
+    @model_validator(mode="after")
+    def _speaks_v2(self) -> "Upstream":
+        for url in (self.url, *self.replicas) if self.kind == "kserve" else ():
+            if not url.rstrip("/").endswith("/v2"):
+                raise ValueError(f"the address of a KServe server ends with /v2: {url}")
+        return self
 
 
 class Model(Section):
@@ -165,7 +146,8 @@ class Model(Section):
 
     Attributes:
         upstream: name of an entry of `upstreams`.
-        model: the name the upstream knows it by; the alias itself by default.
+        model: the name the upstream knows it by; the alias itself by default. Of a tabular model,
+            the version that answers until one is promoted; none by default.
         price: explicit price, or
         self_hosted: price derived from a node, or neither: LiteLLM's price table.
         tokenizer: a `tokenizer.json`, to count tokens where the upstream gives no usage.
@@ -312,6 +294,7 @@ class Configuration(Section):
     log: Log = Log()
     embeddings: Embeddings | None = None
     litellm: LiteLLM | None = None
+    model_server: ModelServer = ModelServer()
     traces: Traces = Traces()
     mlflow: MLflow = MLflow()
     stack: dict[str, Any] = {}

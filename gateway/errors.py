@@ -1,4 +1,5 @@
-"""Everything the gateway answers with instead of a result, in OpenAI's error shape.
+"""Everything the gateway answers with instead of a result: in OpenAI's error shape, or under `/v2`
+in that of the Open Inference Protocol.
 
     GatewayError
     ├── BadRequest                  400  invalid_request_error
@@ -8,12 +9,14 @@
     ├── NotFound                    404
     ├── MethodNotAllowed            405
     ├── Unavailable                 503  with Retry-After
+    │   └── NoVersion               503  no version of a tabular model answers yet
     └── UpstreamFailure
         ├── UpstreamRefused         the upstream's own 4xx, passed on
         ├── UpstreamRateLimited     429  with the upstream's Retry-After
         ├── UpstreamBroken          502  unreachable, reset, 5xx, not an OpenAI answer
         │   └── UpstreamCut         502  a stream that stopped before its end
-        └── UpstreamTimeout         504
+        ├── UpstreamTimeout         504
+        └── ModelServerAway         503  a tabular model's server, or the version on it
 
 Each class owns its HTTP status, its `type` and `code`, and the status its request gets in the log.
 """
@@ -26,7 +29,8 @@ from gateway.records import Status
 
 
 class GatewayError(Exception):
-    """An answer in OpenAI's error shape: `{"error": {message, type, param, code}}`."""
+    """An answer in OpenAI's error shape: `{"error": {message, type, param, code}}`; or in that of
+    the Open Inference Protocol: `{"error": message}`."""
 
     http_status = 500
     type = "api_error"
@@ -56,9 +60,10 @@ class GatewayError(Exception):
             }
         }
 
-    def json(self) -> bytes:
-        """The body, encoded."""
-        return orjson.dumps(self.body())
+    def json(self, path: str = "") -> bytes:
+        """The body, encoded, in the shape that clients of `path` read."""
+        inference_protocol = path.startswith("/v2/")
+        return orjson.dumps({"error": self.message} if inference_protocol else self.body())
 
 
 class BadRequest(GatewayError):
@@ -141,6 +146,20 @@ class Unavailable(GatewayError):
         return {"retry-after": str(self.retry_after_seconds)}
 
 
+class NoVersion(Unavailable):
+    """No version of a tabular model answers yet."""
+
+    code = "no_version"
+    retry_after_seconds = 30
+
+    def __init__(self, alias: str):
+        super().__init__(
+            f"No version of {alias!r} answers yet: train one (llmops train), or name one as its "
+            "'model' in the configuration.",
+            param="model",
+        )
+
+
 class UpstreamFailure(GatewayError):
     """The upstream was asked, or could not be."""
 
@@ -196,3 +215,15 @@ class UpstreamTimeout(UpstreamFailure):
     http_status = 504
     code = "upstream_timeout"
     log_status = Status.TIMEOUT
+
+
+class ModelServerAway(UpstreamFailure):
+    """A tabular model's server does not answer, or does not have the version yet."""
+
+    http_status = 503
+    type = "service_unavailable_error"
+    code = "model_server_away"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "1"}

@@ -29,10 +29,13 @@ class Exchange:
         begun: the answer's head is out; an error can only be an event now.
     """
 
-    __slots__ = ("_cycle", "_receive", "_send", "begun", "connection", "headers", "started")
+    __slots__ = (
+        "_cycle", "_receive", "_send", "begun", "connection", "headers", "path", "started",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send):
         self.started = time.perf_counter()
+        self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.connection: Connection = scope.get("llmops.connection") or Connection()
         self.begun = False
@@ -94,7 +97,11 @@ class Exchange:
             await self.end(b"data: " + error.json() + b"\n\n")
             return
         extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-        await self.answer(error.http_status, [*headers, *extra], error.json())
+        await self.answer(error.http_status, [*headers, *extra], self.body_of(error))
+
+    def body_of(self, error: GatewayError) -> bytes:
+        """An error as an answer's body, in the shape of the protocol that the path belongs to."""
+        return error.json(self.path)
 
     def _check_length(self, limit: int) -> None:
         length = self.headers.get(b"content-length")

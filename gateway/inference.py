@@ -13,6 +13,7 @@ from gateway.records import RequestRecord
 from gateway.routing import Target
 from gateway.spool import Part
 from gateway.variants import Variant
+from gateway.wire import TEXT_BYTES
 
 MILLISECONDS = 1000
 
@@ -56,6 +57,12 @@ class Inference:
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came, to the microsecond."""
         return round((time.perf_counter() - self.exchange.started) * MILLISECONDS, 3)
+
+    def tag_client_id(self) -> None:
+        """Keep the client's own `x-request-id` as a tag."""
+        client_id = self.exchange.headers.get(b"x-request-id")
+        if client_id is not None:
+            self.record.tags["client_request_id"] = client_id.decode("latin-1")[:TEXT_BYTES]
 
     def wants_usage(self) -> bool:
         """Whether the client asked for a stream's usage itself."""

@@ -75,6 +75,14 @@ class Ledger:
         if record.cache in SAVING:
             record.saved_nano_usd = rates.saved(record.cached_tokens)
 
+    def price_predictions(self, work: Inference, rows: int) -> None:
+        """Put the cost of `rows` predictions into the record."""
+        assert work.target is not None
+        record, rates = work.record, work.target.rates
+        record.usage_source = "counted"
+        record.cost_nano_usd = rates.cost_of_predictions(rows)
+        record.price_version = rates.version
+
     def settle(self, work: Inference, status: Status, http_status: int, response: bytes) -> None:
         """Write the final record and count it. Never waits, so nothing can come between."""
         if work.settled:

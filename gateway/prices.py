@@ -1,6 +1,7 @@
-"""What tokens cost: versioned prices per model, exact decimals, one rounding a request.
+"""What tokens and predictions cost: versioned prices per model, exact decimals, one rounding a
+request.
 
-A price is USD per million tokens with at most nine places. A request's cost is the exact sum in
+A price is USD per million of them with at most nine places. A request's cost is the exact sum in
 whole numbers, rounded once to whole nano-USD, half to even. Each row of the log
 keeps the cost and the version it was made with, so a new price never changes an old row.
 """
@@ -14,7 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from gateway.configuration import WILDCARD, Configuration, Model, Price, SelfHosted
+from gateway.configuration import WILDCARD, Configuration, Model
+from gateway.price_configuration import Price, SelfHosted
 from gateway.usage import Usage
 
 FEMTO_PER_NANO = 1_000_000
@@ -28,14 +30,15 @@ HOSTED_PRICES = ("litellm", "model_prices_and_context_window_backup.json")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """1e-15 USD per token (so a price with nine places is a whole number), and the version that
-    identifies them."""
+    """1e-15 USD per token or prediction (so a price with nine places is a whole number), and the
+    version that identifies them."""
 
     input: int
     cached: int
     output: int
     reasoning: int
     version: str
+    predictions: int = 0
 
     def cost(self, usage: Usage) -> int:
         """Nano-USD of a request. Cached tokens are part of input, reasoning of output."""
@@ -47,6 +50,10 @@ class Rates:
             + (usage.output_tokens - reasoning) * self.output
             + reasoning * self.reasoning
         )
+
+    def cost_of_predictions(self, rows: int) -> int:
+        """Nano-USD of a request for the predictions of `rows`."""
+        return whole_nano(rows * self.predictions)
 
     def saved(self, cached_tokens: int) -> int:
         """Nano-USD that `cached_tokens` would have cost beyond what they do."""
@@ -103,30 +110,43 @@ def resolve(
 
 
 def derive(node: SelfHosted) -> Price:
-    """USD per million tokens of a model on a node of one's own: its hour over its throughput.
+    """USD per million of what a model on a node of one's own does: its hour over its throughput.
 
     Cached tokens cost the node nothing to speak of, and are free.
     """
     per_second = node.node_usd_per_hour / SECONDS_PER_HOUR
+
+    def per_million(rate: Decimal | None) -> Decimal:
+        return Decimal(0) if rate is None else (per_second / rate * MILLION).quantize(RATE_PLACES)
+
     return Price(
-        input=(per_second / node.input_tokens_per_second * MILLION).quantize(RATE_PLACES),
-        output=(per_second / node.output_tokens_per_second * MILLION).quantize(RATE_PLACES),
+        input=per_million(node.input_tokens_per_second),
+        output=per_million(node.output_tokens_per_second),
         cached=Decimal(0),
+        predictions=per_million(node.predictions_per_second),
     )
 
 
 def rates_of(price: Price, *, origin: str) -> Rates:
-    """The rates of a price; the version is its origin and a digest of the four numbers."""
+    """The rates of a price; the version is its origin and a digest of its numbers."""
     parts = (
         price.input,
         price.input if price.cached is None else price.cached,
         price.output,
         price.output if price.reasoning is None else price.reasoning,
     )
-    text = "/".join(str(part.normalize()) for part in parts)
+    stated = (*parts, price.predictions) if price.predictions else parts
+    text = "/".join(str(part.normalize()) for part in stated)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     given, cached, written, reasoning = (int(part * FEMTO_PER_RATE) for part in parts)
-    return Rates(given, cached, written, reasoning, version=f"{origin}-{digest}")
+    return Rates(
+        given,
+        cached,
+        written,
+        reasoning,
+        version=f"{origin}-{digest}",
+        predictions=int(price.predictions * FEMTO_PER_RATE),
+    )
 
 
 def load_hosted_prices() -> Mapping[str, Price]:

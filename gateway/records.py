@@ -39,7 +39,7 @@ class RequestRecord:
         cost_nano_usd: what it costs, in 1e-9 USD; saved_nano_usd: what a cache spared.
         ttft_ms: until the first byte of content; latency_ms: until the last; overhead_ms: the
             gateway's own part.
-        usage_source: `upstream`, `estimated` or None (nothing was used).
+        usage_source: `upstream`, `estimated`, `counted` (predictions) or None (nothing was used).
         tags: the caller's `metadata`, text to text.
         contexts: `retrieved_contexts` and `reference`, as sent; for evaluations.
         response_part: spool file that holds the response where it is too long for the record.

@@ -4,13 +4,11 @@
     → ask → (reply | relay) → settle
 
 Each stage is one call in `InferenceEndpoint.serve`. Whatever happens on the way, the request is
-settled once: its usage is priced, its record is in the spool, its metrics are counted. A client
-that goes away cancels the task of its own request; the record is written all the same, because
-writing it never waits.
+settled once (`gateway.logged_endpoint`): its usage is priced, its record is in the spool, its
+metrics are counted. A client that goes away cancels the task of its own request; the record is
+written all the same, because writing it never waits.
 """
 
-import asyncio
-import logging
 import re
 import time
 from collections.abc import Mapping
@@ -18,34 +16,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import uuid_utils
 
 from gateway import wire
-from gateway.auth import authenticate
-from gateway.errors import BadRequest, GatewayError, Unavailable, UpstreamBroken
-from gateway.exchange import Disconnected, Exchange, HeaderList, Receive, Scope, Send
+from gateway.errors import BadRequest, UpstreamBroken
+from gateway.exchange import Disconnected, HeaderList
 from gateway.inference import Inference
-from gateway.key_ring import KeyRing
-from gateway.ledger import Ledger
-from gateway.live import Live
-from gateway.live_prompts import LivePrompts, PromptRequest, Resolved, prompt_request, prompted
-from gateway.live_splits import LiveSplits
-from gateway.records import RequestRecord, Status, usd_text
+from gateway.live_prompts import PromptRequest, Resolved, prompt_request, prompted
+from gateway.logged_endpoint import LoggedEndpoint, Services
+from gateway.records import Status, usd_text
 from gateway.relay import Relay
 from gateway.routing import Target, cache_salt
-from gateway.spool import SpoolUnavailable
 from gateway.stream import finish_reason_of
-from gateway.upstream import Answer, Call, Transport, refusal
+from gateway.upstream import Answer, Call, refusal
 from gateway.usage import read_usage
-from gateway.variants import PROMPT_SPLIT, Split, unit_of
+from gateway.variants import PROMPT_SPLIT, unit_of
 
-SHUTDOWN = Unavailable("The gateway is shutting down; send the request again.", code="shutdown")
-OFF_LOOP_BYTES = 256 * 1024
 CACHE_STATES = frozenset(("hit", "partial", "miss"))
 # Of the embedding server: hits and texts, and how many texts were longer than its model reads.
 PASSED_HEADERS = ("x-cache-items", "x-truncated-items")
 COUNTS = re.compile(r"[0-9]{1,9}(/[0-9]{1,9})?")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,55 +55,12 @@ ENDPOINTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the request path works with; made once per worker."""
-
-    live: Live
-    ring: KeyRing
-    splits: LiveSplits
-    prompts: LivePrompts
-    transport: Transport
-    ledger: Ledger
-    salt_secret: bytes
-
-
-class InferenceEndpoint:
-    """One endpoint as an ASGI callable."""
+class InferenceEndpoint(LoggedEndpoint):
+    """One of OpenAI's endpoints as an ASGI callable."""
 
     def __init__(self, endpoint: Endpoint, services: Services):
+        super().__init__(endpoint.name, services)
         self.endpoint = endpoint
-        self.services = services
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = Inference(
-            Exchange(scope, receive, send),
-            self.services.live.current,
-            RequestRecord(
-                request_id=str(uuid_utils.uuid7()),
-                ts=time.time_ns() // 1000,
-                endpoint=self.endpoint.name,
-            ),
-        )
-        ledger = self.services.ledger
-        ledger.in_flight += 1
-        try:
-            await self.serve(work)
-        except GatewayError as error:
-            await self._fail(work, error)
-        except SpoolUnavailable as error:
-            _log.error("%s", error)
-            await self._fail(work, Unavailable("The request log takes no more; try later."))
-        except Disconnected:
-            await self._gone(work)
-        except asyncio.CancelledError:
-            await self._cancelled(work)
-        except Exception:  # noqa: BLE001  a request's boundary: whatever it was, it is logged
-            _log.exception("request %s failed", work.record.request_id)
-            await self._fail(work, GatewayError("The gateway could not finish the request."))
-        finally:
-            ledger.in_flight -= 1
-            work.exchange.connection.unwatch(work.on_close)
 
     async def serve(self, work: Inference) -> None:
         """The path, top to bottom."""
@@ -134,29 +80,6 @@ class InferenceEndpoint:
                 await self._reply(work, answer)
         finally:
             answer.close()
-
-    def _admit(self, work: Inference) -> None:
-        work.record.config_hash = work.snapshot.config_hash
-        self.services.ledger.admit(work.snapshot.configuration.limits.in_flight)
-
-    def _authenticate(self, work: Inference) -> None:
-        key = authenticate(work.exchange.headers.get(b"authorization"), self.services.ring)
-        work.key = key
-        record = work.record
-        record.key_id, record.tenant, record.team = key.key_id, key.tenant, key.team
-        record.user = key.user_id
-
-    async def _read(self, work: Inference) -> None:
-        work.raw = await work.exchange.read_body(work.snapshot.configuration.limits.body_bytes)
-
-    async def _parse(self, work: Inference) -> None:
-        started = time.perf_counter()
-        limits = work.snapshot.configuration.limits
-        if len(work.raw) > OFF_LOOP_BYTES:
-            work.body = await asyncio.to_thread(wire.parse, work.raw, limits)
-        else:
-            work.body = wire.parse(work.raw, limits)
-        work.spend(started)
 
     async def _prompt(self, work: Inference) -> None:
         """Put the prompt that the request names into its body, and into what is logged of it."""
@@ -213,20 +136,14 @@ class InferenceEndpoint:
         # Of an embedding's request a variant can only be who answers it.
         if split is not None and (self.endpoint.streams or split.retargets):
             target = self._vary(work, target, split)
+        if target.upstream.kind == "kserve":
+            raise BadRequest(
+                f"{asked!r} is a tabular model: ask it at POST /v1/predict/{asked}.",
+                param="model",
+                code="tabular_model",
+            )
         work.record.target = target.name
         work.spend(started)
-
-    def _vary(self, work: Inference, asked: Target, split: Split) -> Target:
-        """The target of the variant that this request's user, episode or key sticks to."""
-        record = work.record
-        assert record.tenant is not None and record.key_id is not None
-        unit = unit_of(record.user, record.episode_id, record.key_id)
-        variant = work.variant = split.choose(record.tenant, unit)
-        if record.experiment is None:  # else the prompt's experiment counts this request
-            record.variant, record.experiment = variant.name, split.experiment_id
-        record.adapter = variant.adapter
-        target = work.target = work.snapshot.routes.varied(asked, split, variant)
-        return target
 
     def _intend(self, work: Inference) -> Call:
         """Write the intent, then be ready for a client that goes away."""
@@ -235,11 +152,7 @@ class InferenceEndpoint:
         started = time.perf_counter()
         assert work.target is not None
         call = self._call(work, work.target)
-        self.services.ledger.begin(work.record)
-        if work.target.upstream.on_disconnect == "cancel":
-            task = asyncio.current_task()
-            assert task is not None
-            work.on_close = work.exchange.connection.on_close = task.cancel
+        self._begin(work)
         work.spend(started)
         return call
 
@@ -305,35 +218,6 @@ class InferenceEndpoint:
             headers += _passed(answer.headers)
         await work.exchange.answer(200, headers, data)
 
-    async def _fail(self, work: Inference, error: GatewayError) -> None:
-        if not work.settled:
-            work.record.error_code = error.code
-            status = 200 if work.exchange.begun else error.http_status
-            try:
-                self.services.ledger.settle(work, error.log_status, status, error.json())
-            except SpoolUnavailable as failure:
-                _log.error("request %s is not in the log: %s", work.record.request_id, failure)
-        await work.exchange.fail(error, work.headers())
-
-    async def _gone(self, work: Inference) -> None:
-        """The client left before any answer came: nothing is known to have been used."""
-        if work.settled:
-            return
-        work.record.error_code = "client_disconnected"
-        try:
-            self.services.ledger.settle(work, Status.CLIENT_DISCONNECTED, 499, b"")
-        except SpoolUnavailable as failure:
-            _log.error("request %s is not in the log: %s", work.record.request_id, failure)
-
-    async def _cancelled(self, work: Inference) -> None:
-        task = asyncio.current_task()
-        if work.exchange.connection.closed and task is not None:
-            task.uncancel()
-            await self._gone(work)
-            return
-        await self._fail(work, SHUTDOWN)
-        raise asyncio.CancelledError
-
 
 def _describe(work: Inference, body: Mapping[str, Any]) -> None:
     """Take into the record what the caller said of its request."""
@@ -346,9 +230,7 @@ def _describe(work: Inference, body: Mapping[str, Any]) -> None:
     if work.variables is not None:
         contexts["variables"] = work.variables
     record.contexts = contexts or None
-    client_id = work.exchange.headers.get(b"x-request-id")
-    if client_id is not None:
-        record.tags["client_request_id"] = client_id.decode("latin-1")[: wire.TEXT_BYTES]
+    work.tag_client_id()
 
 
 def _parse_answer(data: bytes) -> dict[str, Any]:

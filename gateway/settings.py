@@ -45,6 +45,11 @@ class Settings:
         return self.home / "spool"
 
     @property
+    def tabular_dir(self) -> Path:
+        """Where versions of tabular models lie, each in a folder of its served name."""
+        return self.home / "tabular"
+
+    @property
     def log_table(self) -> str:
         """Default location of the request log's Delta table."""
         return str(self.home / "log" / "requests")

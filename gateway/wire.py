@@ -283,6 +283,7 @@ _SAMPLING: dict[str, Check] = {
     "stop": _stop,
     "logit_bias": _of(dict),
 }
+PREDICTION: dict[str, Check] = {"user": _text, "episode_id": _text, "tags": _metadata}
 CHAT: dict[str, Check] = {
     **_SAMPLING,
     "messages": _messages,

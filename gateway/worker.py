@@ -31,10 +31,10 @@ from gateway.ledger import Ledger
 from gateway.live import DeclaredMetrics, Live
 from gateway.live_prompts import LivePrompts
 from gateway.live_splits import LiveSplits
+from gateway.logged_endpoint import Services
 from gateway.metrics import Metrics
 from gateway.protocol import BoundedProtocol, bounded_protocol
 from gateway.request_lookup import RequestLookup
-from gateway.request_path import Services
 from gateway.settings import Settings, SettingsError, load_settings
 from gateway.spool import Spool, SpoolUnavailable
 

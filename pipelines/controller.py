@@ -117,9 +117,7 @@ class AdapterKeeper:
     def _of(self, engine: Engine, names: tuple[str, ...]) -> Replicas:
         """The same object each time: it knows since when an adapter is not wanted."""
         if engine not in self._replicas or self._replicas[engine][0] != names:
-            made = Replicas(
-                engine.urls, engine.credential, prefixes=names, grace_seconds=GRACE_SECONDS
-            )
+            made = engine.replicas(names, GRACE_SECONDS)
             self._replicas[engine] = (names, made)
         return self._replicas[engine][1]
 

@@ -4,7 +4,7 @@ Wanted is what answers now (the arms of every split), what is on trial, and the 
 one, so that a rollback finds it loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,32 @@ from gateway.splits import all_splits
 from gateway.variants import PROMPT_SPLIT
 from pipelines.champion import Services, adapter_of, champion_of, running_experiments
 from pipelines.installation import Installation
-from pipelines.rollout import Replicas
+from pipelines.model_server_replica import ModelServerReplica
+from pipelines.replica import Replica
+from pipelines.rollout import GRACE_SECONDS, Replicas
 from pipelines.tables import ModelVersionRow, RunRow, TrainingRow
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One upstream's replicas: addresses up to and with `/v1`, and the key they want."""
+    """One upstream's replicas: addresses as the configuration has them, and the key they want."""
 
     upstream: str
     urls: tuple[str, ...]
     credential: str | None = None
+    kind: str = "openai"
+
+    def replicas(
+        self, prefixes: Collection[str] = (), grace_seconds: float = GRACE_SECONDS
+    ) -> Replicas:
+        """What loads on all of them; see `Replicas`."""
+        return Replicas(
+            self.urls,
+            self.credential,
+            prefixes=prefixes,
+            grace_seconds=grace_seconds,
+            replica=ModelServerReplica if self.kind == "kserve" else Replica,
+        )
 
 
 class NothingToLoad:
@@ -43,7 +58,8 @@ def engine_of(installation: Installation, alias: str) -> Engine:
     upstream, _ = installation.upstream_of(alias)
     secret = upstream.api_key_env and installation.settings.secret_value(upstream.api_key_env)
     name = installation.configuration.models[alias].upstream
-    return Engine(name, upstream.replicas or (upstream.url,), secret or None)
+    urls = upstream.replicas or (upstream.url,)
+    return Engine(name, urls, secret or None, upstream.kind)
 
 
 def services_for(installation: Installation, alias: str) -> Services:
@@ -51,7 +67,7 @@ def services_for(installation: Installation, alias: str) -> Services:
     if alias.startswith(PROMPT_SPLIT):
         return Services(installation.database, NothingToLoad())
     engine = engine_of(installation, alias)
-    return Services(installation.database, Replicas(engine.urls, engine.credential))
+    return Services(installation.database, engine.replicas())
 
 
 def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]:
@@ -67,6 +83,10 @@ def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]
             if alias in installation.configuration.models:
                 folders = wanted.setdefault(engine_of(installation, alias), {})
                 folders |= {name: _folder(session, installation, name) for name in adapters}
+    for alias, model in installation.configuration.models.items():
+        if model.model is not None and installation.upstream_of(alias)[0].kind == "kserve":
+            folders = wanted.setdefault(engine_of(installation, alias), {})
+            folders[model.model] = installation.settings.tabular_dir / model.model
     return wanted
 
 

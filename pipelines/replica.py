@@ -80,7 +80,7 @@ class Replica:
             return {one["id"]: one["root"] if one.get("parent") else None for one in models}
         except (ValueError, TypeError, KeyError) as error:
             raise ReplicaFailed(
-                f"/models answers {status}: {_shown(said)}; is it an engine, and is the key right?"
+                f"/models answers {status}: {shown(said)}; is it an engine, and is the key right?"
             ) from error
 
     async def ensure(self, adapter: str, path: Path, within: float) -> bool:
@@ -165,10 +165,11 @@ def _meaning(status: int, said: bytes) -> str:
     for pattern, meaning in MEANINGS:
         found = re.search(pattern, str(message))
         if found:
-            return f"{meaning.format(*found.groups())} (it said: {_shown(str(message).encode())})"
-    return f"it answers {status}: {_shown(str(message).encode())}"
+            return f"{meaning.format(*found.groups())} (it said: {shown(str(message).encode())})"
+    return f"it answers {status}: {shown(str(message).encode())}"
 
 
-def _shown(said: bytes) -> str:
+def shown(said: bytes) -> str:
+    """The beginning of what a server said."""
     text = said.decode("utf-8", "replace").strip()
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

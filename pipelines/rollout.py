@@ -1,4 +1,5 @@
 """Adapters on every replica of an engine: loaded and seen before they get traffic, kept there.
+Versions of tabular models on every replica of a model server take the same way.
 
 Invariants: `load` returns only when every replica lists the adapter, and leaves none half-way: if
 one fails, those that loaded it now unload it again. `reconcile` brings back what an engine forgot
@@ -86,6 +87,7 @@ class Replicas:
             `extractor-<12 hex digits>`.
         grace_seconds: how long an adapter stays after it was last wanted. Longer than the gateway's
             workers take to see a changed split, and than a request may wait in them.
+        replica: what speaks to one; vLLM's by default.
 
     Raises:
         ValueError: no address.
@@ -98,6 +100,7 @@ class Replicas:
         *,
         prefixes: Collection[str] = (),
         grace_seconds: float = GRACE_SECONDS,
+        replica: type[Replica] = Replica,
     ):
         if not urls:
             raise ValueError("an engine without replicas has nothing to load an adapter on")
@@ -106,6 +109,7 @@ class Replicas:
         names = "|".join(re.escape(prefix) for prefix in sorted(prefixes))
         self._ours = re.compile(rf"(?:{names})-[0-9a-f]{{{DIGITS}}}" if names else r"(?!)")
         self._grace = grace_seconds
+        self._replica = replica
         self._unwanted: dict[tuple[str, str], float] = {}  # since when, by replica and adapter
         self._pauses: dict[tuple[str, str], _Pause] = {}
 
@@ -224,7 +228,7 @@ class Replicas:
     @asynccontextmanager
     async def _open(self, urls: Sequence[str]) -> AsyncIterator[list[Replica]]:
         async with aiohttp.ClientSession(headers=self._headers) as session:
-            yield [Replica(session, url) for url in urls]
+            yield [self._replica(session, url) for url in urls]
 
 
 async def _load(replica: Replica, adapter: str, path: Path, within: float) -> Loaded | str:

@@ -78,3 +78,10 @@ def test_secrets_are_made_once_and_never_shown(tmp_path):
     path.chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
         read_or_make_secret(path)
+
+
+def test_a_model_servers_address_ends_with_its_protocol():
+    text = "upstreams: {k: {kind: kserve, url: 'http://127.0.0.1:8200'}}\nmodels: {}"
+    with pytest.raises(ConfigurationError, match=r"upstreams\.k.*ends with /v2"):
+        parse_configuration(text)
+    parse_configuration(text.replace("8200", "8200/v2"))

@@ -6,8 +6,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from gateway.configuration import Configuration, Price, SelfHosted, parse_configuration
+from gateway.configuration import Configuration, parse_configuration
+from gateway.price_configuration import Price, SelfHosted
 from gateway.prices import PriceTable, derive, load_hosted_prices, rates_of
 from gateway.records import usd_text
 from gateway.usage import Usage, estimate, read_usage
@@ -60,6 +62,17 @@ def test_a_node_of_ones_own_costs_its_hour_over_its_throughput():
         )
     )
     assert (price.input, price.output, price.cached) == (Decimal(1), Decimal(10), Decimal(0))
+
+
+def test_predictions_are_priced_by_the_row():
+    stated = rates_of(Price(predictions=Decimal("0.185")), origin="stated")
+    assert [stated.cost_of_predictions(rows) for rows in (1, 2, 10_000)] == [185, 370, 1_850_000]
+    assert stated.cost(Usage(1000, 1000)) == 0
+    assert stated.version != rates_of(Price(), origin="stated").version
+    node = SelfHosted(node_usd_per_hour=Decimal("0.54"), predictions_per_second=Decimal(150))
+    assert rates_of(derive(node), origin="self-hosted").cost_of_predictions(3) == 3000
+    with pytest.raises(ValidationError, match="predictions_per_second"):
+        SelfHosted(node_usd_per_hour=Decimal(1), input_tokens_per_second=Decimal(1))
 
 
 def configured(model: str) -> Configuration:
