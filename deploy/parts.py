@@ -92,6 +92,7 @@ def parts_of(configuration: Configuration, stack: Stack, settings: Settings) -> 
     ]
     gateway = _gateway(configuration, [part.name for part in parts])
     parts += [_admin(configuration), gateway, *_shipper(stack, settings)]
+    parts += _kserve(configuration, stack)
     parts += _controller(configuration, stack, settings)
     parts += _schedule(configuration, stack, settings)
     return parts
@@ -257,6 +258,26 @@ def _embeddings(configuration: Configuration, stack: Stack) -> list[Part]:
             address=(embeddings.host, embeddings.port),
             memory_mb=1100,
             requires=(Requirement("feast", install), Requirement("sentence_transformers", install)),
+        )
+    ]
+
+
+def _kserve(configuration: Configuration, stack: Stack) -> list[Part]:
+    wanted = any(upstream.kind == "kserve" for upstream in configuration.upstreams.values())
+    package = Requirement("kserve", "pip install -c constraints.txt -e '.[tabular]'")
+    enabled = stack.kserve.enabled
+    if not wanted or not (not package.missing() if enabled is None else enabled):
+        return []
+    host, port = configuration.model_server.host, configuration.model_server.port
+    return [
+        Part(
+            name="kserve",
+            command=(*PYTHON, "gateway.tabular_server"),
+            check=f"http://{reachable(host)}:{port}/v2/health/ready",
+            needs=("redis",) if stack.redis.enabled else (),
+            address=(host, port),
+            memory_mb=450,
+            requires=(package,),
         )
     ]
 

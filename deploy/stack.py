@@ -99,6 +99,16 @@ class Switch(Section):
     enabled: bool = True
 
 
+class ModelServer(Section):
+    """KServe's model server (its settings are in `model_server`), where an upstream is one.
+
+    Attributes:
+        enabled: start it here; by default where the package kserve is installed.
+    """
+
+    enabled: bool | None = None
+
+
 class Stack(Section):
     """The whole section.
 
@@ -117,6 +127,7 @@ class Stack(Section):
     redis: Redis = Redis()
     mlflow: MLflow = MLflow()
     embeddings: Switch = Switch()
+    kserve: ModelServer = ModelServer()
     shipper: Switch = Switch()
     controller: Switch = Switch()
     schedule: Switch = Switch()
@@ -138,11 +149,15 @@ def load_stack(path: Path) -> tuple[Configuration, Stack]:
 
 def _same_redis(configuration: Configuration, stack: Stack, origin: str) -> None:
     """A Redis that is started here but not the one that is used is a mistake."""
-    if configuration.embeddings is None or not stack.redis.enabled:
-        return
-    url = urlsplit(configuration.embeddings.redis_url)
-    if (url.port or 6379) != stack.redis.port:
-        raise ConfigurationError(
-            f"{origin}: embeddings.redis_url: port {url.port or 6379}, but stack.redis.port is "
-            f"{stack.redis.port}; make them equal, or set stack.redis.enabled to false"
-        )
+    used = {}
+    if configuration.embeddings is not None:
+        used["embeddings"] = configuration.embeddings.redis_url
+    if any(upstream.kind == "kserve" for upstream in configuration.upstreams.values()):
+        used["model_server"] = configuration.model_server.redis_url
+    for section, address in used.items() if stack.redis.enabled else ():
+        port = urlsplit(address).port or 6379
+        if port != stack.redis.port:
+            raise ConfigurationError(
+                f"{origin}: {section}.redis_url: port {port}, but stack.redis.port is "
+                f"{stack.redis.port}; make them equal, or set stack.redis.enabled to false"
+            )

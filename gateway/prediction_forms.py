@@ -17,6 +17,7 @@ from gateway.errors import BadRequest, UpstreamBroken
 from gateway.tensors import Tensor, tensors_of_inputs, tensors_of_instances
 
 PROBABILITY = "probability"
+NAMED_BY_CLIENTS = ("model_name", "model_version")  # KServe's own says it again; the path counts
 Columns = Mapping[str, list[Any]]
 
 
@@ -126,7 +127,7 @@ def write_predict(_question: Question, predicted: Predicted) -> bytes:
 
 def read_infer(body: Mapping[str, Any], limits: Limits) -> Question:
     """Read a request of the Open Inference Protocol. Raises BadRequest."""
-    _known_fields(body, {"id", "parameters", "inputs", "outputs"})
+    _known_fields(body, {"id", "parameters", "inputs", "outputs", *NAMED_BY_CLIENTS})
     own_id, parameters = body.get("id"), body.get("parameters") or {}
     wire.validate({"id": own_id}, {"id": wire.PREDICTION["user"]}, limits, strict=False)
     if not isinstance(parameters, Mapping):

@@ -31,11 +31,11 @@ def _parts(tmp_path: Path, configuration: Configuration) -> dict:
 def test_the_packaged_default_is_valid(tmp_path: Path):
     parts = _parts(tmp_path, _default())
     assert list(parts) == [
-        "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper",
+        "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper", "kserve",
         "controller", "schedule",
     ]  # fmt: skip
     assert parts["gateway"].needs == ("redis", "mlflow", "engine", "embeddings")
-    assert parts["embeddings"].needs == ("redis",)
+    assert parts["embeddings"].needs == parts["kserve"].needs == ("redis",)
     assert "--enable-lora" in parts["engine"].command
 
 
@@ -64,12 +64,13 @@ def test_ports_come_from_the_file(tmp_path: Path):
             server__port=1004,
             admin__port=1005,
             embeddings__port=1006,
+            model_server__port=1007,
         ),
     )
     ports = {name: part.address[1] for name, part in parts.items() if part.address}
     assert ports == {
         "engine": 1001, "redis": 1002, "mlflow": 1003, "gateway": 1004, "admin": 1005,
-        "embeddings": 1006,
+        "embeddings": 1006, "kserve": 1007,
     }  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def test_parts_can_be_switched_off(tmp_path: Path):
         stack__engine__enabled=False,
         stack__mlflow__enabled=False,
         stack__redis__enabled=False,
+        stack__kserve__enabled=False,
         stack__shipper__enabled=False,
         stack__controller__enabled=False,
         stack__schedule__enabled=False,
@@ -94,6 +96,16 @@ def test_litellm_runs_only_where_an_upstream_wants_it(tmp_path: Path):
     parts = _parts(tmp_path, configuration)
     assert parts["litellm"].address == ("127.0.0.1", 4999)
     assert "litellm" in parts["gateway"].needs
+
+
+def test_a_model_server_runs_where_it_is_wanted_and_installed(tmp_path: Path, monkeypatch):
+    assert "kserve" not in _parts(tmp_path, parse_configuration("upstreams: {}\nmodels: {}"))
+    monkeypatch.setattr("deploy.parts.find_spec", lambda _module: None)
+    assert "kserve" not in _parts(tmp_path, _default())
+    part = _parts(tmp_path, _default(stack__kserve__enabled=True))["kserve"]
+    assert [one.install for one in part.requires if one.missing()] == [
+        "pip install -c constraints.txt -e '.[tabular]'"
+    ]
 
 
 def test_an_engine_that_is_not_installed_is_said_with_the_remedy(tmp_path: Path):
@@ -125,4 +137,11 @@ def test_a_redis_that_nobody_uses_is_a_mistake(tmp_path: Path):
     file = tmp_path / "file.yaml"
     file.write_text(default_text().replace("redis: {port: 6390}", "redis: {port: 6391}"))
     with pytest.raises(ConfigurationError, match=r"embeddings.redis_url: port 6390, but .* 6391"):
+        load_stack(file)
+    file.write_text(
+        default_text().replace(
+            '8200, redis_url: "redis://127.0.0.1:6390', '8200, redis_url: "redis://h:7'
+        )
+    )
+    with pytest.raises(ConfigurationError, match=r"model_server.redis_url: port 7, but .* 6390"):
         load_stack(file)

@@ -70,7 +70,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         pytest.skip(f"not run: no engine at {engine_python}; run: make engine")
     home = tmp_path_factory.mktemp("stack") / "home"
     home.mkdir()
-    ports = _free_ports("gateway", "admin", "embeddings", "mlflow", "engine", "redis")
+    ports = _free_ports("gateway", "admin", "embeddings", "kserve", "mlflow", "engine", "redis")
     config_path = home / "e2e.yaml"
     config_path.write_text(yaml.safe_dump(configuration(ports)))
     environ = {"LLMOPS_HOME": str(home), "LLMOPS_ENGINE_PYTHON": str(engine_python)}
@@ -101,8 +101,11 @@ def configuration(ports: dict[str, int]) -> dict[str, object]:
     content["admin"]["port"] = ports["admin"]
     content["upstreams"]["engine"]["url"] = f"http://127.0.0.1:{ports['engine']}/v1"
     content["upstreams"]["embeddings"]["url"] = f"http://127.0.0.1:{ports['embeddings']}/v1"
+    content["upstreams"]["kserve"]["url"] = f"http://127.0.0.1:{ports['kserve']}/v2"
     content["embeddings"]["port"] = ports["embeddings"]
-    content["embeddings"]["redis_url"] = f"redis://127.0.0.1:{ports['redis']}/0"
+    content["model_server"]["port"] = ports["kserve"]
+    for section in ("embeddings", "model_server"):
+        content[section]["redis_url"] = f"redis://127.0.0.1:{ports['redis']}/0"
     content["traces"]["endpoint"] = f"http://127.0.0.1:{ports['mlflow']}/v1/traces"
     content["mlflow"]["tracking_uri"] = f"http://127.0.0.1:{ports['mlflow']}"
     for part in ("engine", "redis", "mlflow"):

@@ -1,5 +1,7 @@
 """Columns out of JSON: of rows, and of the Open Inference Protocol's tensors."""
 
+import subprocess
+import sys
 from typing import Any
 
 import orjson
@@ -188,3 +190,12 @@ def test_errors_have_the_shape_of_the_protocol():
     error = GatewayError("It broke.")
     assert orjson.loads(error.json("/v2/models/x/infer")) == {"error": "It broke."}
     assert orjson.loads(error.json("/v1/predict/x"))["error"]["message"] == "It broke."
+
+
+def test_a_worker_holds_none_of_what_a_model_needs():
+    heavy = ["kserve", "mlflow", "feast", "pandas", "numpy", "sklearn", "torch"]
+    program = f"import sys, gateway.worker; print(sorted({{*{heavy}}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
