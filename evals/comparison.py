@@ -7,7 +7,7 @@ learnt from it or from the same user, and the tests of `evals.shifts` hold.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,7 @@ class Comparison:
         texts, vectors: by column, the sampled rows of both sides; vectors are missing where they
             could not be had.
         seed: of the division into halves.
+        signals: the respects in which both sides are compared.
     """
 
     reference: Frame
@@ -66,6 +67,12 @@ class Comparison:
     texts: Mapping[str, tuple[Sampled, Sampled]]
     vectors: Mapping[str, tuple[Sampled, Sampled]] = field(default_factory=dict)
     seed: int = 0
+    signals: Sequence[Signal] = SIGNALS
+
+    @property
+    def by_name(self) -> Mapping[str, Signal]:
+        """The signals by their names."""
+        return {one.name: one for one in self.signals}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,7 @@ def measure(
     """Every signal of which one side has values enough: measured at its part of `level`, or why it
     was not; one that errs takes no other along. `least` has other smallest changes by the signal's
     name."""
-    reasons = {one: _unmeasurable(one, comparison) for one in SIGNALS}
+    reasons = {one: _unmeasurable(one, comparison) for one in comparison.signals}
     signals = [one for one, reason in reasons.items() if reason is None]
     found: list[Shift | Unmeasured] = [
         Unmeasured(one.name, reason) for one, reason in reasons.items() if reason

@@ -9,91 +9,23 @@ The chance of a false alarm that a look takes comes out of the subject's budget 
 (`evals.spending`); a look that measures nothing takes none.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from urllib.parse import quote
-
-from sqlalchemy import select
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from evals.comparison import CODE, Comparison, Sampled, coded, measure, sample, too_few_users
-from evals.drift_plan import DriftPlan, Watched
-from evals.drift_report import NoReport, forget_reports, report_path, write_report
-from evals.drift_verdict import JUDGED, UNTIL, Looked, held
+from evals.drift_report import reported
+from evals.drift_verdict import Looked, baseline_without, held
+from evals.prediction_drift import look_at_predictions
 from evals.records import Verdict
 from evals.reference import NoReference, Reference, ReferenceDamaged, current
 from evals.slas import judge_slas, slas_in_force
 from evals.spending import level_now
 from evals.vectors import Embedder, VectorsUnavailable
-from evals.verdicts import VerdictRow, add_verdict
-from evals.windows import (
-    Frame,
-    Period,
-    Traffic,
-    count_rows,
-    found_in,
-    read_window,
-    tenants_of,
-)
-from gateway.database import Conflict, Database, now
-from gateway.request_log import LogReader
-from prompts.library import BadPromptFile, load_library
+from evals.verdicts import add_verdict
+from evals.watch import Watch, alone, looked_until
+from evals.windows import Frame, Traffic, count_rows, read_window
 
 TEXTS = ("question", "answer")
-NONE, DAMAGED = "none", "damaged"  # baselines of looks that had nothing to compare with
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What a look works with.
-
-    Attributes:
-        embedder: None leaves embeddings out.
-        moment: when the look is; now by default.
-    """
-
-    home: Path
-    reader: LogReader
-    database: Database
-    plan: DriftPlan
-    embedder: Embedder | None = None
-    moment: datetime | None = None
-
-    def now(self) -> datetime:
-        """The moment of the look."""
-        return self.moment or now()
-
-    def period(self, after: int) -> Period:
-        """From `after`, or as far back as a window reaches, until now."""
-        moment = self.now()
-        oldest = _micros(moment - timedelta(hours=self.plan.hours))
-        return Period(max(oldest, after), _micros(moment), self.plan.most_rows)
-
-
-def traffics(watch: Watch, watched: Watched, tenant: str | None = None) -> list[Traffic]:
-    """An entry of the plan taken apart: by tenant if it says so, and by the prompt's versions.
-    With `tenant`, its traffic alone."""
-    whole = traffic_of(watched)
-    period = watch.period(0)
-    parts = [replace(whole, tenant=tenant)]
-    if watched.tenants == "each" and tenant is None:
-        found = tenants_of(watch.reader, whole, period)
-        parts = [replace(whole, tenant=tenant) for tenant in found]
-    return [one for part in parts for one in found_in(watch.reader, part, period) or [part]]
-
-
-def traffic_of(watched: Watched) -> Traffic:
-    """All of an entry's traffic together."""
-    fields = _fields(watched.prompt)
-    return Traffic(
-        prompt=watched.prompt,
-        model=watched.model,
-        question=watched.question or fields.get("user_input"),
-        passages=watched.passages or fields.get("retrieved_contexts"),
-    )
 
 
 def look(watch: Watch, traffic: Traffic) -> Verdict:
@@ -101,8 +33,8 @@ def look(watch: Watch, traffic: Traffic) -> Verdict:
 
     Raises: Conflict where a look at the same subject is under way.
     """
-    with _alone(watch.home / "run", traffic.subject):
-        verdict = _look(watch, traffic)
+    with alone(watch.home / "run", traffic.subject):
+        verdict = (_look if traffic.predictions is None else look_at_predictions)(watch, traffic)
         with watch.database.transaction() as session:
             add_verdict(session, verdict)
     return verdict
@@ -113,9 +45,8 @@ def _look(watch: Watch, traffic: Traffic) -> Verdict:
         with watch.database.session() as session:
             reference, rows = current(watch.home, traffic.key, session)
     except (NoReference, ReferenceDamaged) as error:
-        baseline = NONE if isinstance(error, NoReference) else DAMAGED
         window, _ = _newest(watch, traffic, None)
-        return _judged(watch, traffic, baseline, str(error), window)
+        return _judged(watch, traffic, baseline_without(error), str(error), window)
     window, after = _newest(watch, traffic, reference)
     if window is None:
         return _judged(
@@ -133,7 +64,7 @@ def _newest(
 ) -> tuple[Frame | None, int]:
     """The window, and what it begins after; no window where nothing came in since the last one."""
     period = watch.period(reference.last if reference else 0)
-    compared, judged = _looked_until(watch, traffic.subject)
+    compared, judged = looked_until(watch, traffic.subject)
 
     def since(micros: int) -> int:
         later = replace(period, after=max(period.after, micros))
@@ -177,14 +108,7 @@ def _compared(
         missing=missing if few is None else None,
         few=few,
     )
-    verdict = looked.verdict(watch.now())
-    path = report_path(watch.home, verdict)
-    try:
-        write_report(path, looked, verdict)
-    except NoReport as error:
-        return replace(verdict, reasons=(*verdict.reasons, f"no report: {error}"))
-    forget_reports(path, watch.plan.keep_reports_days)
-    return replace(verdict, evidence={**verdict.evidence, "report": str(path)})
+    return reported(watch.home, looked, watch.now(), watch.plan.keep_reports_days)
 
 
 def _comparison(
@@ -217,42 +141,3 @@ def _comparison(
 
 def _embedded(embedder: Embedder, rows: Sampled) -> Sampled:
     return replace(rows, vectors=embedder.embed(rows.texts)) if len(rows) else rows
-
-
-def _looked_until(watch: Watch, subject: str) -> tuple[int, int]:
-    """The end of the newest window that was compared, and of the newest whose service levels were
-    judged; 0 if there was none."""
-    judged = 0
-    query = select(VerdictRow.evidence).where(VerdictRow.subject == subject)
-    with watch.database.session() as session:
-        for evidence in session.scalars(query.order_by(VerdictRow.verdict_id.desc()).limit(1000)):
-            judged = judged or int(evidence.get(JUDGED) or 0)
-            if evidence.get(UNTIL):
-                return int(evidence[UNTIL]), max(int(evidence[UNTIL]), judged)
-    return 0, judged
-
-
-def _fields(prompt: str | None) -> dict[str, str]:
-    """Which variables of a prompt are what, as its file in the library says."""
-    if prompt is None:
-        return {}
-    try:
-        found = load_library().get(prompt)
-    except (BadPromptFile, OSError):
-        return {}
-    return dict(found.evaluation.fields) if found is not None else {}
-
-
-def _micros(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000_000)
-
-
-@contextmanager
-def _alone(run: Path, subject: str) -> Iterator[None]:
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (run / f"{quote(subject, safe='')}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"a look at {subject} is under way") from None
-        yield

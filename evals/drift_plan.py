@@ -1,12 +1,16 @@
 """The `drift` section of the configuration: whose traffic is watched, and how carefully."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from evals.prediction_plan import Predictions
+from evals.prediction_signals import is_known
+from evals.prediction_slas import PREDICTION_SLAS
 from evals.signals import REACH, SIGNALS
-from evals.slas import SLAS
+from evals.slas import SLAS, Sla
 from gateway.section import Name, Section
 
 
@@ -21,6 +25,7 @@ class Watched(Section):
             `evaluation.fields` calls `user_input`, else the last message of the user.
         passages: variable that holds what was retrieved; by default what the fields call
             `retrieved_contexts`, else what the application sent by that name.
+        predictions: how a model's predictions are watched, if that is what it answers with.
     """
 
     prompt: Name | None = None
@@ -28,6 +33,12 @@ class Watched(Section):
     tenants: Literal["together", "each"] = "together"
     question: str | None = None
     passages: str | None = None
+    predictions: Predictions = Predictions()
+
+    @model_validator(mode="after")
+    def _limits_can_be_reached(self) -> "Watched":
+        _check_limits("predictions.slas", self.predictions.slas, PREDICTION_SLAS)
+        return self
 
     @model_validator(mode="after")
     def _one(self) -> "Watched":
@@ -72,14 +83,11 @@ class DriftPlan(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "DriftPlan":
-        for key, given, known in (
-            ("least", self.least, {signal.name for signal in SIGNALS}),
-            ("slas", self.slas, {sla.name for sla in SLAS}),
-        ):
-            unknown = sorted(given.keys() - known)
-            if unknown:
-                there = ", ".join(sorted(known))
-                raise ValueError(f"{key}: {', '.join(unknown)}: unknown (there are: {there})")
+        known = {signal.name for signal in SIGNALS}
+        unknown = [name for name in self.least if name not in known and not is_known(name)]
+        if unknown:
+            raise ValueError(_unknown("least", unknown, known))
+        _check_limits("slas", self.slas, (*SLAS, *PREDICTION_SLAS))
         return self
 
     @model_validator(mode="after")
@@ -91,9 +99,26 @@ class DriftPlan(Section):
             if not 0 <= least < reach:
                 said = f"from 0 to below {reach:g}" if reach < math.inf else "0 or more"
                 raise ValueError(f"least.{signal.name}: {least:g}: a change is {said}")
-        for sla in SLAS:
-            limit = self.slas.get(sla.name)
-            if limit is not None and not 0 <= limit <= sla.most:
-                said = f"from 0 to {sla.most:g}" if sla.most < math.inf else "0 or more"
-                raise ValueError(f"slas.{sla.name}: {limit:g}: a limit is {said}")
+        for name in filter(is_known, self.least):
+            if not 0 <= self.least[name] < 1:
+                raise ValueError(
+                    f"least.{name}: {self.least[name]:g}: a change is from 0 to below 1"
+                )
         return self
+
+
+def _check_limits(key: str, limits: Mapping[str, float | None], slas: Sequence[Sla]) -> None:
+    """Raises ValueError for a limit of no service level, or one that says nothing."""
+    unknown = [name for name in limits if name not in {sla.name for sla in slas}]
+    if unknown:
+        raise ValueError(_unknown(key, unknown, {sla.name for sla in slas}))
+    for sla in slas:
+        limit = limits.get(sla.name)
+        if limit is not None and not 0 <= limit <= sla.most:
+            said = f"from 0 to {sla.most:g}" if sla.most < math.inf else "0 or more"
+            raise ValueError(f"{key}.{sla.name}: {limit:g}: a limit is {said}")
+
+
+def _unknown(key: str, names: Iterable[str], known: Iterable[str]) -> str:
+    there = ", ".join(sorted(known))
+    return f"{key}: {', '.join(sorted(names))}: unknown (there are: {there})"

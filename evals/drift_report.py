@@ -9,6 +9,8 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from evals.comparison import Comparison
 from evals.drift_verdict import Looked
 from evals.records import Decision, Verdict
 from evals.shifts import Shift
-from evals.signals import COLUMNS, KINDS, Kind
-from evals.slas import ERRORS, Kept, metric_of
+from evals.signals import Kind
+from evals.slas import CLASSIFICATION, ERRORS, Kept, columns_as, metric_of
 from evals.windows import Frame
 
 METHOD = "calibrated"
@@ -33,47 +35,72 @@ class NoReport(RuntimeError):
     """Evidently could not make the report; the message says why."""
 
 
+def reported(home: Path, looked: Looked, moment: datetime, keep_days: int) -> Verdict:
+    """The verdict of a look, with its report; without one it says why there is none."""
+    verdict = looked.verdict(moment)
+    path = report_path(home, verdict)
+    try:
+        write_report(path, looked, verdict)
+    except NoReport as error:
+        return replace(verdict, reasons=(*verdict.reasons, f"no report: {error}"))
+    forget_reports(path, keep_days)
+    return replace(verdict, evidence={**verdict.evidence, "report": str(path)})
+
+
 def write_report(path: Path, looked: Looked, verdict: Verdict) -> None:
     """Write the HTML file, whole or not at all. Raises NoReport."""
-    judged = [one for one in looked.kept if one.value is not None]
+    judged = [
+        one
+        for one in looked.kept
+        if one.value is not None and one.sla.metric not in CLASSIFICATION  # a page of their own
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             snapshot = _run(looked.comparison, looked.shifts, judged)
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh = path.with_name(f".{path.name}.new")
-            snapshot.save_html(str(fresh))
-            fresh.write_text(fresh.read_text().replace("<body>", f"<body>{_head(verdict)}", 1))
-            fresh.chmod(0o600)
-            fresh.replace(path)
+            save(snapshot, path, _head(verdict, path))
         except (*ERRORS, OSError) as error:
             raise NoReport(f"{type(error).__name__}: {error}") from error
 
 
-def _head(verdict: Verdict) -> str:
+def save(snapshot: Any, path: Path, head: str = "") -> None:
+    """Write a page of Evidently's, whole or not at all, with `head` before everything else."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f".{path.name}.new")
+    snapshot.save_html(str(fresh))
+    fresh.write_text(fresh.read_text().replace("<body>", f"<body>{head}", 1))
+    fresh.chmod(0o600)
+    fresh.replace(path)
+
+
+def outcomes_path(report: Path) -> Path:
+    """Where the page on outcomes goes, beside the report of a look at predictions."""
+    return report.with_name(f"outcomes-{report.name}")
+
+
+def _head(verdict: Verdict, path: Path) -> str:
     """What the report is of, and what came of the look."""
     rows = verdict.evidence["window_rows"], verdict.evidence["reference_rows"]
     moment = verdict.created_at.isoformat(timespec="minutes")
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    known = verdict.evidence.get("outcomes", {}).get("known")
+    more = f'<a href="{outcomes_path(path).name}">outcomes</a>' if known else ""
     return (
         f'<header style="{HEAD_STYLE}"><h1>{escape(verdict.subject)}: {verdict.decision.value}</h1>'
         f"<p>{moment}: {rows[0]:,} requests beside {rows[1]:,} of {escape(verdict.baseline)}; "
-        f"verdict {escape(verdict.verdict_id)}</p><ul>{reasons}</ul></header>"
+        f"verdict {escape(verdict.verdict_id)}</p><ul>{reasons}</ul>{more}</header>"
     )
 
 
 def _run(comparison: Comparison, shifts: Sequence[Shift], kept: Sequence[Kept]) -> Any:
-    from evidently import DataDefinition, Dataset, Report
+    from evidently import Dataset, Report
 
-    kinds = {shift.signal: KINDS[shift.signal] for shift in shifts}
-    definition = DataDefinition(
-        text_columns=[name for name, kind in kinds.items() if kind is Kind.TEXT],
-        categorical_columns=[name for name, kind in kinds.items() if kind is Kind.LABEL],
-        numerical_columns=[
-            *(name for name, kind in kinds.items() if kind not in (Kind.TEXT, Kind.LABEL)),
-            *(one.sla.column for one in kept if one.sla.column not in kinds),
-        ],
-    )
+    kinds = comparison.by_name
+    columns = {one.signal: kinds[one.signal].kind is Kind.LABEL for one in shifts}
+    texts = [one.signal for one in shifts if kinds[one.signal].kind is Kind.TEXT]
+    for column in _levelled(kept):
+        columns.setdefault(column, comparison.window[column].dtype == object)
+    definition = columns_as(columns, texts)
     reference, window = (
         Dataset.from_pandas(_side(comparison, index, shifts, kept), data_definition=definition)
         for index in (0, 1)
@@ -128,18 +155,23 @@ def _side(
     import pandas
 
     rows = (comparison.reference, comparison.window)[index]
-    columns: dict[str, Any] = {one.sla.column: rows[one.sla.column].to_numpy() for one in kept}
+    columns: dict[str, Any] = {one: rows[one].to_numpy() for one in _levelled(kept)}
     for shift in shifts:
-        kind, column = KINDS[shift.signal], COLUMNS[shift.signal]
-        if kind is Kind.TEXT:
-            texts = comparison.texts[column][index].texts
+        signal = comparison.by_name[shift.signal]
+        if signal.kind is Kind.TEXT:
+            texts = comparison.texts[signal.column][index].texts
             values = texts[:: -(-len(texts) // DRAWN_TEXTS)]
         elif shift.drawn is not None:
             values = shift.drawn[index]
         else:
-            values = rows[column].to_numpy()
+            values = rows[signal.column].to_numpy()
         columns[shift.signal] = values
     return pandas.DataFrame({name: pandas.Series(values) for name, values in columns.items()})
+
+
+def _levelled(kept: Sequence[Kept]) -> list[str]:
+    """The columns that service levels are of."""
+    return list(dict.fromkeys(column for one in kept for column in one.sla.columns))
 
 
 def report_path(home: Path, verdict: Verdict) -> Path:

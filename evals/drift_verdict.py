@@ -1,7 +1,7 @@
 """What a look found, as a Verdict: a metric for each signal and each service level."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +9,9 @@ import uuid_utils
 
 from evals.comparison import Comparison, Unmeasured
 from evals.records import Decision, MetricResult, Verdict
-from evals.reference import Reference
+from evals.reference import NoReference, Reference, ReferenceDamaged
 from evals.shifts import Shift
-from evals.signals import KINDS, Kind
+from evals.signals import Kind
 from evals.slas import Kept
 from evals.spending import LEVEL
 from evals.windows import Traffic
@@ -19,6 +19,7 @@ from evals.windows import Traffic
 # In a verdict's evidence: the end of a window whose signals were compared, or of one whose service
 # levels alone were judged; microseconds since the epoch.
 UNTIL, JUDGED = "until", "judged_until"
+NONE, DAMAGED = "none", "damaged"  # baselines of looks that had nothing to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Looked:
         level: the chance of a false alarm that it takes; 0: signals were not measured.
         missing: why there are no embeddings, or None.
         few: why users are too few for signals, or None.
+        notes: what else there is to say.
+        facts: further evidence.
     """
 
     traffic: Traffic
@@ -39,6 +42,8 @@ class Looked:
     kept: Sequence[Kept]
     missing: str | None
     few: str | None = None
+    notes: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shifts(self) -> list[Shift]:
@@ -50,7 +55,8 @@ class Looked:
         drifted = sorted((one for one in self.shifts if one.drifted), key=lambda one: one.chance)
         broken = _broken(self.kept)
         alert = bool(drifted or broken)
-        reasons = [told(one) for one in drifted] + broken
+        kinds = self.comparison.by_name
+        reasons = [told(one, kinds[one.signal].kind) for one in drifted] + broken
         if not alert and self.few is None:
             reasons.append(self._nothing())
         return Verdict(
@@ -85,11 +91,12 @@ class Looked:
             if isinstance(one, Unmeasured):
                 names.setdefault(one.reason, []).append(one.signal)
         said += [f"{', '.join(of)}: could not be measured: {why}" for why, of in names.items()]
-        return said + _unjudged(self.kept)
+        return [*said, *_unjudged(self.kept), *self.notes]
 
     def _evidence(self) -> dict[str, Any]:
         window = self.comparison.window
         return {
+            **self.facts,
             LEVEL: self.level,
             UNTIL: int(window["ts"].iloc[-1]),
             "since": int(window["ts"].iloc[0]),
@@ -140,6 +147,11 @@ def held(
     )
 
 
+def baseline_without(error: NoReference | ReferenceDamaged) -> str:
+    """The baseline of a look that has no reference, for `error`."""
+    return NONE if isinstance(error, NoReference) else DAMAGED
+
+
 def _broken(kept: Sequence[Kept]) -> list[str]:
     return [f"{one.sla.name}: broken: {one.reason}" for one in kept if one.passed is False]
 
@@ -152,11 +164,10 @@ def _unjudged(kept: Sequence[Kept]) -> list[str]:
     ]
 
 
-def told(shift: Shift) -> str:
+def told(shift: Shift, kind: Kind) -> str:
     """A shift in words."""
     chance = f"chance without drift {shift.chance:.1g}"
     rows = f"{shift.window_rows} rows beside {shift.reference_rows}"
-    kind = KINDS[shift.signal]
     if kind is Kind.TEXT:
         said = f"a classifier tells window from reference: area under its curve {shift.score:.3f}"
     elif kind is Kind.VECTORS:
@@ -166,6 +177,8 @@ def told(shift: Shift) -> str:
             f"mean {shift.candidate:.4g} against {shift.baseline:.4g}, distance of the "
             f"distributions {shift.score:.3f}"
         )
+    elif kind is Kind.CONCEPT:
+        said = f"{shift.candidate:.4f} against {shift.baseline:.4f}"
     else:
         what = {Kind.UNLIKE: "rows unlike the reference", Kind.LABEL: f"share of {shift.detail!r}"}
         name = what.get(kind, "share")

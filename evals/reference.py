@@ -10,11 +10,12 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -46,6 +47,8 @@ class Reference:
         file: name of the file with the rows.
         first, last: when they were asked, microseconds since the epoch.
         erased: rows that were taken out since it was pinned.
+        version: of predictions, the served name of the version that made them.
+        about: of predictions, what else is known: `label`, `time`, `dataset_id`.
     """
 
     key: str
@@ -57,6 +60,8 @@ class Reference:
     pinned_at: str
     pinned_by: str
     erased: int = 0
+    version: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -69,12 +74,18 @@ def folder_of(home: Path, key: str) -> Path:
     return home / FOLDER / quote(key, safe="@:")
 
 
-def pin(home: Path, traffic: Traffic, rows: Frame, actor: str) -> Reference:
-    """Freeze `rows` as the reference of `traffic`, in place of the one before."""
+def pin(
+    home: Path, traffic: Traffic, rows: Frame, actor: str, about: Mapping[str, Any] | None = None
+) -> Reference:
+    """Freeze `rows` as the reference of `traffic`, in place of the one before. Predictions are
+    those of `traffic.version`."""
     if rows.empty:
         raise NoReference(f"{traffic.key}: no request in that time, so there is nothing to pin")
     moment = now().isoformat(timespec="seconds")
-    reference = Reference(traffic.key, "", "", 0, 0, 0, moment, actor)
+    version = None if traffic.predictions is None else traffic.version
+    reference = Reference(
+        traffic.key, "", "", 0, 0, 0, moment, actor, version=version, about=dict(about or {})
+    )
     with _alone(home, traffic.key):
         return _write(folder_of(home, traffic.key), reference, rows)
 

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     NUMBER = "number"
     SHARE = "share"
     LABEL = "label"
+    CONCEPT = "concept"  # of predictions whose outcome is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +63,3 @@ SIGNALS: Sequence[Signal] = (
 REACH: Mapping[Kind, float] = MappingProxyType(
     {one: {Kind.TEXT: 0.5, Kind.VECTORS: math.inf}.get(one, 1.0) for one in Kind}
 )
-KINDS: Mapping[str, Kind] = MappingProxyType({one.name: one.kind for one in SIGNALS})
-COLUMNS: Mapping[str, str] = MappingProxyType({one.name: one.column for one in SIGNALS})

@@ -16,11 +16,13 @@ from typing import Any
 import orjson
 
 from evals.descriptors import described
+from evals.prediction_plan import Predictions
 from gateway.request_log import LogReader
 
 Frame = Any  # pandas' tables; their types are not known to the type checker
 
 CHAT, COMPLETIONS = "chat", "completions"
+PREDICT = "predict"
 READ = (
     "request_id", "ts", "user", "episode_id", "key_id", "prompt_version", "tenant", "status",
     "input_tokens", "output_tokens", "cost_usd", "latency_ms", "contexts", "request", "response",
@@ -38,9 +40,12 @@ class Traffic:
 
     Attributes:
         prompt, model: one of both; a model's are its requests without a prompt.
-        version: of the prompt; None is every version.
+        version: of the prompt, or the served name of a model whose predictions are watched; None
+            is every version.
         tenant: None is all tenants together.
         question, passages: variables of the prompt that hold them, if they are known.
+        predictions: how predictions are watched; None where answers are texts.
+        time: column of a prediction that says what moment it is about.
     """
 
     prompt: str | None = None
@@ -49,6 +54,8 @@ class Traffic:
     tenant: str | None = None
     question: str | None = None
     passages: str | None = None
+    predictions: Predictions | None = None
+    time: str | None = None
 
     @property
     def key(self) -> str:
@@ -66,15 +73,17 @@ class Traffic:
 
     def condition(self) -> tuple[str, list[Any]]:
         """The same as an SQL condition on the request log, and its parameters."""
+        asked = (CHAT, COMPLETIONS) if self.predictions is None else (PREDICT, PREDICT)
         parts = ["endpoint IN (?, ?)", "status <> 'rejected'", NOT_OURS]
-        parameters: list[Any] = [CHAT, COMPLETIONS]
+        parameters: list[Any] = [*asked]
         if self.prompt is not None:
             parts.append("prompt_name = ?")
             parameters.append(self.prompt)
         else:
             parts += ["prompt_name IS NULL", "model = ?"]
             parameters.append(self.model)
-        for column, value in (("prompt_version", self.version), ("tenant", self.tenant)):
+        versions = "prompt_version" if self.predictions is None else "adapter"
+        for column, value in ((versions, self.version), ("tenant", self.tenant)):
             if value is not None:
                 parts.append(f"{column} = ?")
                 parameters.append(value)
@@ -94,7 +103,7 @@ def found_in(reader: LogReader, traffic: Traffic, period: Period) -> list[Traffi
     """`traffic` taken apart by the prompt's versions that were asked in the period."""
     if traffic.prompt is None or traffic.version is not None:
         return [traffic]
-    condition, parameters = _within(traffic, period)
+    condition, parameters = within(traffic, period)
     sql = f"SELECT DISTINCT prompt_version FROM requests WHERE {condition}"
     versions = {row[0] for row in reader.select(sql, parameters).rows}
     return [replace(traffic, version=one) for one in sorted(versions - {None})]
@@ -102,14 +111,14 @@ def found_in(reader: LogReader, traffic: Traffic, period: Period) -> list[Traffi
 
 def tenants_of(reader: LogReader, traffic: Traffic, period: Period) -> list[str]:
     """Tenants with requests in the period."""
-    condition, parameters = _within(traffic, period)
+    condition, parameters = within(traffic, period)
     sql = f"SELECT DISTINCT tenant FROM requests WHERE {condition}"
     return sorted({row[0] for row in reader.select(sql, parameters).rows} - {None})
 
 
 def count_rows(reader: LogReader, traffic: Traffic, period: Period) -> int:
     """How many there are in the period, however many are wanted."""
-    condition, parameters = _within(traffic, period)
+    condition, parameters = within(traffic, period)
     found = reader.select(f"SELECT count(*) FROM requests WHERE {condition}", parameters)
     return int(found.rows[0][0])
 
@@ -118,7 +127,7 @@ def read_window(reader: LogReader, traffic: Traffic, period: Period) -> Frame:
     """The rows, oldest first."""
     import pandas
 
-    condition, parameters = _within(traffic, period)
+    condition, parameters = within(traffic, period)
     ids = reader.select(
         f"SELECT request_id FROM requests WHERE {condition} "
         f"ORDER BY request_id DESC LIMIT {period.most:d}",
@@ -128,16 +137,17 @@ def read_window(reader: LogReader, traffic: Traffic, period: Period) -> Frame:
     parts = []
     for start in range(0, len(names), CHUNK):
         chunk = names[start : start + CHUNK]
-        within = f"({condition}) AND request_id BETWEEN ? AND ?"
+        in_chunk = f"({condition}) AND request_id BETWEEN ? AND ?"
         bounds = [*parameters, chunk[0], chunk[-1]]
-        rows = reader.rows(within, bounds, columns=READ, order="request_id")
+        rows = reader.rows(in_chunk, bounds, columns=READ, order="request_id")
         parts.append(pandas.DataFrame(_columns(rows, traffic)))
     if not parts:
         return pandas.DataFrame(_columns([], traffic))
     return pandas.concat(parts, ignore_index=True)
 
 
-def _within(traffic: Traffic, period: Period) -> tuple[str, list[Any]]:
+def within(traffic: Traffic, period: Period) -> tuple[str, list[Any]]:
+    """Traffic and period as an SQL condition on the request log, and its parameters."""
     condition, parameters = traffic.condition()
     # A bound on ts lets Parquet files be left out; make_timestamptz takes microseconds.
     limits = "ts > make_timestamptz(?) AND ts <= make_timestamptz(?)"

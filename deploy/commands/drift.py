@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,15 +17,16 @@ from gateway.costs import since_time
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from evals.drift import Watch
     from evals.drift_plan import Watched
     from evals.records import Verdict
+    from evals.watch import Watch
     from evals.windows import Traffic
 
 app = typer.Typer(no_args_is_help=True, help="Compare recent traffic with a pinned reference.")
 reference = typer.Typer(no_args_is_help=True, help="The traffic that is compared with.")
 app.add_typer(reference, name="reference")
 ALERT = 100
+PREDICTS = "kserve"  # the kind of upstream
 
 
 @app.command()
@@ -39,7 +41,7 @@ def check(
     Exit code 0: nothing was found; 100: something was; 1: nothing could be compared, as where no
     reference is pinned, or a look failed.
     """
-    from evals.drift import DAMAGED, NONE
+    from evals.drift_verdict import DAMAGED, NONE
     from evals.records import Decision
 
     with open_state() as state:
@@ -61,8 +63,9 @@ def _looks(
     import duckdb
     from deltalake.exceptions import DeltaError
 
-    from evals.drift import look, traffic_of, traffics
+    from evals.drift import look
     from evals.slas import ERRORS
+    from evals.watch import traffic_of, traffics
 
     verdicts: list[Verdict | None] = []
 
@@ -81,11 +84,12 @@ def _looks(
 
     for watched in entries:
         found: list[Traffic] = []
-        with alone(traffic_of(watched).subject):
+        subject = traffic_of(watched).subject
+        with alone(subject):
             found = traffics(watch, watched, tenant)
             if not found:
                 said = f"no request in the last {watch.plan.hours:g} hours"
-                typer.echo(f"{traffic_of(watched).subject}: {said}")
+                typer.echo(f"{subject}: {said}")
         for traffic in found:
             with alone(traffic.subject):
                 verdict = look(watch, traffic)
@@ -106,9 +110,10 @@ def pin(
     """Freeze recent traffic as what later traffic is compared with."""
     from dataclasses import asdict, replace
 
-    from evals.drift import traffic_of
+    from evals.prediction_reference import logged_predictions
     from evals.reference import NoReference, told
     from evals.reference import pin as pin_rows
+    from evals.watch import traffic_of
     from evals.windows import Period, read_window
     from gateway.audit import Change, record
 
@@ -116,17 +121,17 @@ def pin(
         configuration = load_configuration(state.settings.config_path)
         watch = watch_of(state, configuration)
         watched = (_configured(watch, subject) or [_watched(subject)])[0]
-        traffic = replace(traffic_of(watched), tenant=tenant)
+        traffic = replace(traffic_of(watched, watch.predicting), tenant=tenant)
         moment = watch.now()
         start = int(since_time(since, moment).timestamp() * 1_000_000)
         period = Period(start, int(moment.timestamp() * 1_000_000), rows)
         try:
-            pinned = pin_rows(
-                state.settings.home,
-                traffic,
-                read_window(watch.reader, traffic, period),
-                state.actor,
-            )
+            if traffic.predictions is not None:
+                traffic, frame, about = logged_predictions(watch, traffic, period)
+                pinned = pin_rows(state.settings.home, traffic, frame, state.actor, about)
+            else:
+                frame = read_window(watch.reader, traffic, period)
+                pinned = pin_rows(state.settings.home, traffic, frame, state.actor)
         except NoReference as error:
             raise failed(str(error)) from error
         with state.database.transaction() as session:
@@ -156,9 +161,9 @@ def watch_of(state: State, configuration: Configuration) -> "Watch":
     """What a look works with, as the configuration says."""
     from deploy.parts import reachable
     from deploy.ready import KEY_FILE
-    from evals.drift import Watch
     from evals.drift_plan import DriftPlan
     from evals.vectors import Embedder
+    from evals.watch import Watch
     from gateway.request_log import LogReader
 
     plan = owned_section(configuration, "drift", DriftPlan, str(state.settings.config_path))
@@ -172,7 +177,31 @@ def watch_of(state: State, configuration: Configuration) -> "Watch":
         url = f"http://{reachable(server.host)}:{server.port}/v1"
         embedder = Embedder(url, plan.vector_model, key or "")
     reader = LogReader.open(state.settings, configuration.log)
-    return Watch(state.settings.home, reader, state.database, plan, embedder)
+    return Watch(
+        state.settings.home,
+        reader,
+        state.database,
+        plan,
+        embedder,
+        predicting=_predicting(configuration),
+        champion=partial(_champion, state),
+    )
+
+
+def _predicting(configuration: Configuration) -> frozenset[str]:
+    """Aliases whose upstream answers with predictions."""
+    kinds: dict[str, str] = {name: one.kind for name, one in configuration.upstreams.items()}
+    models = configuration.models.items()
+    return frozenset(alias for alias, model in models if kinds[model.upstream] == PREDICTS)
+
+
+def _champion(state: State, alias: str) -> str | None:
+    """The served name of the version that answers `alias`."""
+    from pipelines.champion import adapter_of, champion_of
+
+    with state.database.session() as session:
+        champion = champion_of(session, alias)
+        return adapter_of(session, champion.name_or(alias), champion.version)
 
 
 def _entries(watch: "Watch", subject: str | None) -> "list[Watched]":
@@ -208,11 +237,11 @@ def _watched(subject: str) -> "Watched":
 
 def _must_be_known(watch: "Watch", watched: "Watched") -> None:
     """A name that nobody has heard of is a mistake, not a quiet subject."""
-    from evals.drift import traffic_of
     from evals.reference import every
+    from evals.watch import traffic_of
     from evals.windows import count_rows
 
-    traffic = traffic_of(watched)
+    traffic = traffic_of(watched, watch.predicting)
     pinned = {one.key for one in every(watch.home)}
     if traffic.key not in pinned and not count_rows(watch.reader, traffic, watch.period(0)):
         raise ValueError(

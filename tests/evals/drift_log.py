@@ -10,10 +10,10 @@ import orjson
 import uuid_utils
 
 from deploy.migrations import upgrade
-from evals.drift import Watch, traffic_of
 from evals.drift_plan import DriftPlan, Watched
 from evals.reference import Reference, pin
 from evals.vectors import Embedder
+from evals.watch import Watch, traffic_of
 from evals.windows import Period, Traffic, read_window
 from gateway.database import Database, open_database
 from gateway.request_log import LogReader

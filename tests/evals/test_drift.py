@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from evals.drift import NONE, look, traffics
+from evals.drift import look
 from evals.drift_plan import DriftPlan, Watched
+from evals.drift_verdict import NONE
 from evals.records import Decision, Verdict
 from evals.reference import pin
 from evals.slas import SLAS
 from evals.spending import LEVEL, come_in
 from evals.vectors import Embedder
 from evals.verdicts import verdicts_on
+from evals.watch import traffics
 from evals.windows import Period, Traffic, read_window
 from gateway.database import Conflict
 from tests.evals.drift_log import DriftHome, Made

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.drift import DAMAGED, NONE, look
+from evals.drift import look
+from evals.drift_verdict import DAMAGED, NONE
 from evals.records import Decision
 from evals.reference import (
     ERASED,
