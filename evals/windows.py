@@ -22,7 +22,7 @@ from gateway.request_log import LogReader
 Frame = Any  # pandas' tables; their types are not known to the type checker
 
 CHAT, COMPLETIONS = "chat", "completions"
-PREDICT = "predict"
+PREDICT, INFER = "predict", "infer"
 READ = (
     "request_id", "ts", "user", "episode_id", "key_id", "prompt_version", "tenant", "status",
     "input_tokens", "output_tokens", "cost_usd", "latency_ms", "contexts", "request", "response",
@@ -73,7 +73,7 @@ class Traffic:
 
     def condition(self) -> tuple[str, list[Any]]:
         """The same as an SQL condition on the request log, and its parameters."""
-        asked = (CHAT, COMPLETIONS) if self.predictions is None else (PREDICT, PREDICT)
+        asked = (CHAT, COMPLETIONS) if self.predictions is None else (PREDICT, INFER)
         parts = ["endpoint IN (?, ?)", "status <> 'rejected'", NOT_OURS]
         parameters: list[Any] = [*asked]
         if self.prompt is not None:
