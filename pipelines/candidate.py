@@ -42,7 +42,7 @@ def lineage_of(session: Session, row: ModelVersionRow) -> Mapping[str, Any]:
     training = session.get(TrainingRow, row.training_id)
     return {
         "version": row.version,
-        "adapter": row.adapter,
+        "adapter": row.served_name,
         "training_id": row.training_id,
         "dataset_id": None if training is None else training.dataset_id,
     }

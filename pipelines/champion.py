@@ -133,10 +133,10 @@ def find_version(session: Session, name: str, version: str | None) -> ModelVersi
     return None if version is None else session.get(ModelVersionRow, (name, version))
 
 
-def adapter_of(session: Session, name: str, version: str | None) -> str | None:
-    """Adapter of a model version; None for the base model."""
+def served_name_of(session: Session, name: str, version: str | None) -> str | None:
+    """What a model version is served by; None for the plain model."""
     row = find_version(session, name, version)
-    return None if row is None else row.adapter
+    return None if row is None else row.served_name
 
 
 def running_experiments(session: Session) -> list[ExperimentRow]:
@@ -170,7 +170,7 @@ def move_champion(session: Session, move: Move) -> PromotionRow:
     checked that the move may be made.
     """
     before = champion_of(session, move.alias)
-    adapter = adapter_of(session, move.name, move.to_version)
+    adapter = served_name_of(session, move.name, move.to_version)
     row = PromotionRow(
         promotion_id=str(uuid_utils.uuid7()),
         kind=move.kind,
@@ -197,7 +197,7 @@ def move_champion(session: Session, move: Move) -> PromotionRow:
             reason=move.reason,
             before={
                 "version": before.version,
-                "adapter": adapter_of(session, move.name, before.version),
+                "adapter": served_name_of(session, move.name, before.version),
             },
             after={"version": move.to_version, "adapter": adapter},
             evidence={

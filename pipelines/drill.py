@@ -23,9 +23,9 @@ def register_ruined(
         row = find_version(session, spec.name, version)
     if row is None:
         raise NotFound(f"{spec.name} has no version {version!r}", param="version")
-    fresh = installation.adapters_dir / f".{row.adapter}.ruined"
+    fresh = installation.adapters_dir / f".{row.served_name}.ruined"
     shutil.rmtree(fresh, ignore_errors=True)
-    info = inspect(ruined(installation.adapters_dir / row.adapter, fresh))
+    info = inspect(ruined(installation.adapters_dir / row.served_name, fresh))
     served = served_name(spec.name, info)
     kept = installation.adapters_dir / served
     if kept.exists():
@@ -37,7 +37,7 @@ def register_ruined(
         spec,
         row.training_id,
         verdict_id=None,
-        adapter=(served, info.digest),
+        served=(served, info.digest),
         description=f"{reason}: a spoilt copy of version {version}",
     )
     return made, served

@@ -15,7 +15,7 @@ from gateway.configuration import ConfigurationError
 from gateway.database import Conflict
 from gateway.splits import all_splits
 from gateway.variants import PROMPT_SPLIT
-from pipelines.champion import Services, adapter_of, champion_of, running_experiments
+from pipelines.champion import Services, champion_of, running_experiments, served_name_of
 from pipelines.installation import Installation
 from pipelines.model_server_replica import ModelServerReplica
 from pipelines.replica import Replica
@@ -128,7 +128,7 @@ def _by_alias(session: Session) -> dict[str, list[str]]:
             _want(wanted, str(spec["alias"]), [])
     for alias, split in all_splits(session).items():
         champion = champion_of(session, alias)
-        before = adapter_of(session, champion.name_or(alias), champion.previous)
+        before = served_name_of(session, champion.name_or(alias), champion.previous)
         _want(wanted, alias, [*(arm.variant.adapter for arm in split.arms), before])
     for row in running_experiments(session):
         _want(wanted, row.alias, [arm["variant"]["adapter"] for arm in row.arms])
@@ -141,6 +141,6 @@ def _want(wanted: dict[str, list[str]], alias: str, adapters: Sequence[str | Non
 
 
 def _folder(session: Session, installation: Installation, adapter: str) -> Path:
-    rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.adapter == adapter))
+    rows = session.scalars(select(ModelVersionRow).where(ModelVersionRow.served_name == adapter))
     row = rows.first()
-    return installation.adapters_dir / adapter if row is None else Path(row.adapter_path)
+    return installation.adapters_dir / adapter if row is None else Path(row.path)

@@ -142,7 +142,7 @@ async def conclude(services: Services, experiment_id: str, finding: Finding) -> 
         return row
     verdict = verdict_of(row, finding, subjects)
     if candidate is not None and verdict.decision is Decision.PROMOTE:
-        await services.replicas.load(candidate.adapter, Path(candidate.adapter_path))
+        await services.replicas.load(candidate.served_name, Path(candidate.path))
     with services.database.transaction() as session:
         hold(session)
         row = find_experiment(session, experiment_id)

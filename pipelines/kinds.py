@@ -1,12 +1,11 @@
 """The kinds of model that take the lifecycle. A kind is a few plain functions, not a class tree;
 the lifecycle calls them and never asks which kind it has."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.gate import Values
-from evals.records import Answer, Case
 from pipelines.installation import Installation
 from pipelines.manifest import Manifest
 from pipelines.spec import Spec
@@ -17,12 +16,17 @@ Measurements = Mapping[str, tuple[Values, Values]]  # or Measured, once there is
 Facts = Mapping[str, Mapping[str, str]]
 
 
+class EvaluationFailed(RuntimeError):
+    """Champion or candidate could not be measured; the message says who and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A candidate that was trained.
 
     Attributes:
-        served_name: the name that it is served by; made from its content, so never reused.
+        served_name: what it is served by, made from its content and so never reused: the model's
+            name, a hyphen, the digest's first digits.
         digest: SHA-256 of what was learnt.
         path: folder of its files.
         base_model, base_digest: what it was trained on top of; empty if it stands alone.
@@ -52,6 +56,8 @@ class ModelKind:
         features: makes the frozen data set of it, with its manifest, in another.
         fit: trains on a data set's folder into another; called again after a kill it resumes.
         folder: where candidates lie that can be served, each in a folder of its served name.
+        digest: of what the model in such a folder has learnt, as its `Fitted` has it; raises
+            OSError, ValueError or RuntimeError where the folder is not whole.
         serve: makes a candidate answer, at no weight; returns once every replica has it.
         compare: measures champion (None: the plain model, or where there is none what a guess would
             give) and candidate on the same held-out cases: by metric the values of both, case by
@@ -65,17 +71,7 @@ class ModelKind:
     features: Callable[[Installation, Spec, Path, Path, Say], Manifest]
     fit: Callable[[Installation, Spec, Path, Path, LogMetrics], Fitted]
     folder: Callable[[Installation], Path]
+    digest: Callable[[Path], str]
     serve: Callable[[Installation, Spec, str, Path], None]
     compare: Callable[[Installation, Spec, Path, str | None, str, Path, Say], Measurements]
     plain: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FormerKind:
-    """A kind as the lifecycle still calls it; going away."""
-
-    check: Callable[[Installation, Spec], None]
-    build_dataset: Callable[[Installation, Spec, Path], Manifest]
-    fit: Callable[[Installation, Spec, Path, Path, LogMetrics], Fitted]
-    serve: Callable[[Installation, Spec, str, Path], None]
-    answer: Callable[[Installation, Spec, str | None, Sequence[Case], Say], list[Answer]]

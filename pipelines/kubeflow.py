@@ -1,32 +1,58 @@
-"""The train pipeline for Kubeflow Pipelines: the same four stages, one import and one call each.
+"""The train pipelines for Kubeflow Pipelines: the same stages, one import and one call each.
 
-The compiled form (IR) is in `compiled/train_llm.yaml`, under version control: what is submitted to
-a cluster is what was reviewed. `python -m pipelines.kubeflow` writes it anew. Which stage needs to
-run again is DVC's business on one machine; a cluster may take `train` alone from its cache, for the
-other stages read or write what changes by itself.
+The compiled form (IR) of each kind's is in `compiled/`, under version control: what is submitted
+to a cluster is what was reviewed. `python -m pipelines.kubeflow` writes them anew. Which stage
+needs to run again is DVC's business on one machine; a cluster may take those in `CACHED` from its
+cache.
+
+The parameter `spec` is the text of a spec file, `live` whether what was registered is tried on live
+traffic.
 """
 
 import hashlib
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import compiler, components, dsl, local
+from kfp.dsl.base_component import BaseComponent
 from kfp.local.config import LocalExecutionConfig
 
-COMPILED = Path(__file__).parent / "compiled" / "train_llm.yaml"
+COMPILED = Path(__file__).parent / "compiled"
 IMAGE = "llmops:0.1.0"  # the project's own, with the extra `lifecycle`; never a tag that moves
-NAME, DESCRIPTION = "train-llm", "Feedback to a registered LoRA adapter"
 RETRIES = 3
 PLACEHOLDER = "{{$"
 GIT_CHARACTERS, DIGEST_CHARACTERS = 12, 12
+CACHED = ("features", "train")  # the others read or write what changes by itself
 
 
 class PipelineFailed(RuntimeError):
     """A stage of a local run failed; its own words are in the output."""
+
+
+class Resources(NamedTuple):
+    """What a stage asks for and may use: processors, and memory as Kubernetes writes it."""
+
+    cpu: str
+    memory: str
+
+
+SMALL = Resources("1", "2G")
+PIPELINES: Mapping[str, tuple[str, Mapping[str, Resources]]] = {
+    "llm": ("Feedback to a LoRA adapter on live traffic", {"train": Resources("2", "6G")}),
+    "tabular": (
+        "Events to a classifier on live traffic",
+        {
+            "preprocess": Resources("1", "4G"),
+            "features": Resources("2", "4G"),
+            "train": Resources("2", "4G"),
+            "evaluate": Resources("1", "4G"),
+        },
+    ),
+}  # a stage that is not named is SMALL
 
 
 class Outputs(NamedTuple):
@@ -35,14 +61,22 @@ class Outputs(NamedTuple):
     dataset: dsl.Dataset
     training: dsl.Model
     evaluation: dsl.Artifact
+    verdict: dsl.Artifact
     version: dsl.Artifact
 
 
-def dataset(spec: str, out: dsl.Output[dsl.Dataset]) -> None:
-    """Freeze a data set out of feedback and the request log."""
+def preprocess(spec: str, out: dsl.Output[dsl.Dataset]) -> None:
+    """Read the raw material as it is now."""
     from pipelines.component import run_stage
 
-    run_stage("dataset", spec, out.path)
+    run_stage("preprocess", spec, out.path)
+
+
+def features(spec: str, preprocessed: dsl.Input[dsl.Dataset], out: dsl.Output[dsl.Dataset]) -> None:
+    """Make a frozen data set of it."""
+    from pipelines.component import run_stage
+
+    run_stage("features", spec, out.path, preprocessed=preprocessed.path)
 
 
 def train(spec: str, dataset: dsl.Input[dsl.Dataset], out: dsl.Output[dsl.Model]) -> None:
@@ -52,77 +86,99 @@ def train(spec: str, dataset: dsl.Input[dsl.Dataset], out: dsl.Output[dsl.Model]
     run_stage("train", spec, out.path, dataset=dataset.path)
 
 
-def evaluate(spec: str, training: dsl.Input[dsl.Model], out: dsl.Output[dsl.Artifact]) -> None:
-    """Compare it with the champion on the held-out cases."""
+def evaluate(
+    spec: str,
+    dataset: dsl.Input[dsl.Dataset],
+    training: dsl.Input[dsl.Model],
+    out: dsl.Output[dsl.Artifact],
+) -> None:
+    """Measure it and the champion on the held-out cases."""
     from pipelines.component import run_stage
 
-    run_stage("evaluate", spec, out.path, training=training.path)
+    run_stage("evaluate", spec, out.path, dataset=dataset.path, training=training.path)
+
+
+def gate(spec: str, evaluation: dsl.Input[dsl.Artifact], out: dsl.Output[dsl.Artifact]) -> None:
+    """Judge the results."""
+    from pipelines.component import run_stage
+
+    run_stage("gate", spec, out.path, evaluation=evaluation.path)
 
 
 def register(
     spec: str,
     training: dsl.Input[dsl.Model],
-    evaluation: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
     out: dsl.Output[dsl.Artifact],
 ) -> None:
     """Register it, if its verdict says so."""
     from pipelines.component import run_stage
 
-    run_stage("register", spec, out.path, training=training.path, evaluation=evaluation.path)
+    run_stage("register", spec, out.path, training=training.path, verdict=verdict.path)
 
 
-def train_llm(spec: str) -> Outputs:
-    """The pipeline; `spec` is the text of a spec file (see `pipelines.spec`)."""
-    frozen = _component(dataset)(spec=spec)
-    trained = _component(train)(spec=spec, dataset=frozen.outputs["out"])
-    training = trained.outputs["out"]
-    judged = _component(evaluate)(spec=spec, training=training)
-    evaluation = judged.outputs["out"]
-    registered = _component(register)(spec=spec, training=training, evaluation=evaluation)
-    _limit(frozen, cpu="1", memory="2G")
-    _limit(trained, cpu="2", memory="6G")
-    _limit(judged, cpu="1", memory="2G")
-    _limit(registered, cpu="1", memory="2G")
-    trained.set_caching_options(True)
-    return Outputs(
-        dataset=frozen.outputs["out"],
-        training=training,
-        evaluation=evaluation,
-        version=registered.outputs["out"],
-    )
+def experiment(
+    spec: str, live: bool, version: dsl.Input[dsl.Artifact], out: dsl.Output[dsl.Artifact]
+) -> None:
+    """Try it on live traffic."""
+    from pipelines.component import run_stage
+
+    run_stage("experiment", spec, out.path, {"live": live}, version=version.path)
 
 
-def _component(function: Callable[..., None]) -> Callable[..., dsl.PipelineTask]:
-    made: Callable[..., dsl.PipelineTask] = dsl.component(
-        function, base_image=IMAGE, install_kfp_package=False
-    )
-    return made
+def pipeline_of(kind: str) -> BaseComponent:
+    """The pipeline of a kind of model: the same stages, with its resources."""
+    description, resources = PIPELINES[kind]
+
+    def component(function: Callable[..., None], **inputs: Any) -> dsl.PipelineTask:
+        made = dsl.component(function, base_image=IMAGE, install_kfp_package=False)
+        name = function.__name__
+        return _limited(made(**inputs), resources.get(name, SMALL), cached=name in CACHED)
+
+    def pipeline(spec: str, live: bool = True) -> Outputs:
+        read = component(preprocess, spec=spec).outputs["out"]
+        frozen = component(features, spec=spec, preprocessed=read).outputs["out"]
+        trained = component(train, spec=spec, dataset=frozen).outputs["out"]
+        measured = component(evaluate, spec=spec, dataset=frozen, training=trained).outputs["out"]
+        judged = component(gate, spec=spec, evaluation=measured).outputs["out"]
+        registered = component(register, spec=spec, training=trained, verdict=judged)
+        version = registered.outputs["out"]
+        component(experiment, spec=spec, live=live, version=version)
+        return Outputs(frozen, trained, measured, judged, version)
+
+    return dsl.pipeline(pipeline, name=f"train-{kind}", description=description)
 
 
-def _limit(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
-    """Resources and retries; a stage that is done twice changes nothing, so all are retried."""
-    task.set_cpu_request(cpu).set_cpu_limit(cpu)
-    task.set_memory_request(memory).set_memory_limit(memory)
+def _limited(task: dsl.PipelineTask, resources: Resources, *, cached: bool) -> dsl.PipelineTask:
+    """Resources, retries and caching; a stage that is done twice changes nothing, so all are
+    retried."""
+    task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
+    task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     task.set_retry(RETRIES, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
-    task.set_caching_options(False)
+    task.set_caching_options(cached)
+    return task
 
 
-def compile_to(path: Path) -> None:
+def compiled(kind: str) -> Path:
+    """Where the committed IR of a kind's pipeline is."""
+    return COMPILED / f"train_{kind}.yaml"
+
+
+def compile_to(path: Path, kind: str) -> None:
     """Write the IR; the same code gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = dsl.pipeline(train_llm, name=NAME, description=DESCRIPTION)
     fresh = path.with_name(f".new-{path.name}")  # the compiler goes by the suffix
-    compiler.Compiler().compile(pipeline, str(fresh))
+    compiler.Compiler().compile(pipeline_of(kind), str(fresh))
     fresh.replace(path)
 
 
-def pipeline_version() -> str:
+def pipeline_version(kind: str) -> str:
     """Which pipeline this is: the commit (outside of Git: the release), and the IR's digest."""
-    digest = hashlib.sha256(COMPILED.read_bytes()).hexdigest()[:DIGEST_CHARACTERS]
+    digest = hashlib.sha256(compiled(kind).read_bytes()).hexdigest()[:DIGEST_CHARACTERS]
     return f"{_commit() or version('llmops')}+{digest}"
 
 
-def run_locally(spec: str, root: Path) -> dict[str, Path]:
+def run_locally(kind: str, spec: str, root: Path, *, live: bool = True) -> dict[str, Path]:
     """Run the committed IR on this machine, each task as a process; returns the stages' folders.
 
     Every run has a folder of its own under `root`. The processes see this one's environment. KFP
@@ -136,7 +192,7 @@ def run_locally(spec: str, root: Path) -> dict[str, Path]:
         raise ValueError(
             f"spec: holds {PLACEHOLDER!r}, which Kubeflow fills in; write it otherwise"
         )
-    pipeline = components.load_component_from_file(str(COMPILED))
+    pipeline = components.load_component_from_file(str(compiled(kind)))
     before = LocalExecutionConfig.instance
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -148,7 +204,7 @@ def run_locally(spec: str, root: Path) -> dict[str, Path]:
             workspace_root=str(root / "workspace"),  # else a folder is left in /tmp
         )
         try:
-            outputs = pipeline(spec=spec).outputs
+            outputs = pipeline(spec=spec, live=live).outputs
         except RuntimeError as error:
             raise PipelineFailed(str(error)) from error
         finally:
@@ -157,7 +213,7 @@ def run_locally(spec: str, root: Path) -> dict[str, Path]:
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(COMPILED.parent), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(COMPILED), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:
@@ -166,4 +222,5 @@ def _commit() -> str | None:
 
 
 if __name__ == "__main__":
-    compile_to(COMPILED)
+    for one in PIPELINES:
+        compile_to(compiled(one), one)

@@ -1,51 +1,47 @@
-"""The lifecycle of a model, written once for every kind: build the data set, fit, evaluate against
-the champion, judge by the gate, register. What differs between kinds is in `pipelines.kinds`.
+"""The lifecycle of a model, written once for every kind: read the raw material, freeze a data set,
+fit, measure beside the champion, judge by the gate, register. What differs between kinds is in
+`pipelines.kinds`.
 
 Nothing here moves traffic: a registered candidate gets its share through an experiment
-(`pipelines.experiment`), and only a verdict moves the champion (`pipelines.promotion`).
+(`pipelines.first_traffic`), and only a verdict moves the champion (`pipelines.promotion`).
 """
 
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import orjson
 
-from evals.cases import load_cases
 from evals.gate import judge
-from evals.records import Answer, Case, Decision, Verdict
-from evals.scorers import SCORERS, score_all
+from evals.records import Decision, Verdict
 from evals.verdicts import add_verdict
 from gateway.configuration import ConfigurationError
 from gateway.database import now
 from gateway.errors import BadRequest
 from gateway.splits import find_split
 from pipelines import datasets
+from pipelines.champion import BASE
 from pipelines.installation import Installation
-from pipelines.kinds import Fitted, FormerKind, Say
+from pipelines.kinds import Facts, Fitted, ModelKind, Say
 from pipelines.llm import LLM
-from pipelines.manifest import read_manifest
-from pipelines.registry import Registry
+from pipelines.manifest import read_manifest, verify
+from pipelines.measurements import Results
+from pipelines.registry import ARTIFACT, Registry
 from pipelines.registry_records import note_registration
 from pipelines.spec import Spec
 from pipelines.tables import ModelVersionRow, TrainingRow
 from pipelines.tracking import TrackedRun, Tracking
 
-KINDS: Mapping[str, FormerKind] = {"llm": LLM}
-BASE = "base"
+KINDS: Mapping[str, ModelKind] = {"llm": LLM}
 TRAINING_FILE, VERDICT_FILE, VERSION_FILE = "training.json", "verdict.json", "version.json"
+ID_FILE = "id"
 FITTED = "fitted"
 
 
-class EvaluationFailed(RuntimeError):
-    """Champion or candidate did not answer every case; the message says who and why."""
-
-
-def kind_of(spec: Spec) -> FormerKind:
+def kind_of(spec: Spec) -> ModelKind:
     """The kind that `spec` names; ConfigurationError if there is none."""
     if spec.kind not in KINDS:
         raise ConfigurationError(f"kind: no kind {spec.kind!r} (there are: {', '.join(KINDS)})")
@@ -57,24 +53,33 @@ def require_usable(installation: Installation, spec: Spec) -> None:
 
     Raises: ConfigurationError.
     """
-    kind, measured = kind_of(spec), spec.evaluation.scorers
-    unknown = [name for name in measured if name not in SCORERS]
-    if unknown:
-        known = ", ".join(SCORERS)
-        raise ConfigurationError(f"evaluation.scorers: no {unknown[0]!r} (there are: {known})")
-    for condition in spec.gate:
-        if condition.metric not in measured:
-            raise ConfigurationError(
-                f"gate: {condition.metric} is none of evaluation.scorers: {', '.join(measured)}"
-            )
+    kind = kind_of(spec)
     installation.tracking_uri()
     kind.check(installation, spec)
 
 
-def build_dataset(installation: Installation, spec: Spec, out: Path, say: Say) -> str:
-    """Freeze a data set into `out` and record it; returns its id."""
-    say(0, "reading feedback and request log")
-    manifest = kind_of(spec).build_dataset(installation, spec, out)
+def facts_of(installation: Installation, spec: Spec) -> Facts:
+    """What stages depend on beside spec and data: the kind's facts, and whom a candidate meets."""
+    found = kind_of(spec).facts(installation, spec)
+    champion = champion_name(installation, spec.alias) or BASE
+    return {**found, "evaluate": {**found.get("evaluate", {}), "champion": champion}}
+
+
+def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> None:
+    """Read the kind's raw material into `out`."""
+    kind_of(spec).preprocess(installation, spec, out, say)
+
+
+def features(
+    installation: Installation, spec: Spec, preprocessed: Path, out: Path, say: Say
+) -> str:
+    """Freeze a data set into `out` and record it; returns its id.
+
+    The id is also in the file `id`, which is what later stages depend on: another account of how
+    the same data came to be trains nothing again.
+    """
+    manifest = kind_of(spec).features(installation, spec, preprocessed, out, say)
+    (out / ID_FILE).write_text(f"{manifest.dataset_id}\n")
     with installation.database.transaction() as session:
         datasets.record(session, manifest, out)
     say(100, f"data set {manifest.dataset_id}")
@@ -87,8 +92,9 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
     Training that was killed goes on from its last checkpoint; one that was finished but could not
     be logged is not done again.
     """
-    dataset_id, work = read_manifest(dataset).dataset_id, work_folder(installation, spec)
-    journal = work.with_name("metrics.journal")
+    manifest, work = read_manifest(dataset), work_folder(installation, spec)
+    verify(dataset, manifest)
+    dataset_id, journal = manifest.dataset_id, work.with_name("metrics.journal")
     tracked = _tracked(installation, spec, dataset_id, journal)
     with tracked:
 
@@ -99,71 +105,82 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
             say(min(99, 100 * step // max(steps, 1)), f"step {step}/{steps}{loss}")
 
         fitted = kind_of(spec).fit(installation, spec, dataset, work / FITTED, log)
-        shutil.copytree(fitted.path, out / "adapter")
+        shutil.copytree(fitted.path, out / ARTIFACT)
         tracked.log(0, {f"final/{name}": value for name, value in fitted.metrics.items()})
-        tracked.artifacts(fitted.path)
+        tracked.artifacts(fitted.path, ARTIFACT)
     described = _training(spec, dataset_id, tracked.training_id, fitted)
-    _record_training(installation, described, keep_adapter(installation, fitted))
+    _record_training(installation, described, keep_model(installation, spec, fitted))
     _write(out / TRAINING_FILE, described)
     shutil.rmtree(work)
     journal.unlink()
-    say(100, f"{fitted.served_name}: loss {fitted.metrics.get('last_loss', float('nan')):.3f}")
+    say(100, fitted.served_name)
     return tracked.training_id
 
 
 def evaluate(
-    installation: Installation, spec: Spec, training: Path, out: Path, say: Say
-) -> Verdict:
-    """Ask champion and candidate every held-out case through the engine; judge by the gate."""
+    installation: Installation, spec: Spec, dataset: Path, training: Path, out: Path, say: Say
+) -> None:
+    """Measure champion and candidate on the same held-out cases; `out` gets the results."""
     kind, described = kind_of(spec), _read(training / TRAINING_FILE)
-    candidate, cases = described["adapter"], load_cases(spec.cases_path)[: spec.evaluation.limit]
+    candidate = described["served_name"]
     say(0, f"loading {candidate} on every replica")
     started = monotonic()
-    kind.serve(installation, spec, candidate, installation.adapters_dir / candidate)
+    kind.serve(installation, spec, candidate, kind.folder(installation) / candidate)
     rollout_seconds = round(monotonic() - started, 3)
-    champion = champion_adapter(installation, spec.alias)
-    before = _answers(installation, spec, champion, cases, _part(say, 0, champion or BASE))
-    after = _answers(installation, spec, candidate, cases, _part(say, 50, candidate))
+    champion = champion_name(installation, spec.alias)
+    measured = kind.compare(installation, spec, dataset, champion, candidate, out, say)
+    results = Results(
+        candidate=candidate,
+        champion=champion,
+        training_id=described["training_id"],
+        dataset_id=described["dataset_id"],
+        rollout_seconds=rollout_seconds,
+        measurements=measured,
+    )
+    results.write(out)
+    say(100, f"{len(measured)} metrics of {champion or BASE} and {candidate}")
+
+
+def gate(installation: Installation, spec: Spec, evaluation: Path, out: Path, say: Say) -> Verdict:
+    """Judge what `evaluate` measured by the spec's conditions."""
+    results = Results.read(evaluation)
     verdict = judge(
-        candidate,
-        champion or BASE,
-        _results(spec, cases, before, after),
+        results.candidate,
+        results.champion or BASE,
+        results.measurements,
         spec.gate,
         evidence={
-            "training_id": described["training_id"],
-            "dataset_id": described["dataset_id"],
-            "cases": spec.evaluation.cases,
-            "case_count": len(cases),
-            "rollout_seconds": rollout_seconds,
+            "training_id": results.training_id,
+            "dataset_id": results.dataset_id,
+            "evaluation": spec.evaluation,
+            "rollout_seconds": results.rollout_seconds,
         },
     )
-    for name, answers in (("champion", before), ("candidate", after)):
-        lines = (orjson.dumps(asdict(answer)) for answer in answers)
-        (out / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     with installation.database.transaction() as session:
         add_verdict(session, verdict)
-    Tracking(installation.tracking_uri()).verdict(described["training_id"], verdict)
+    Tracking(installation.tracking_uri()).verdict(results.training_id, verdict)
     _write(out / VERDICT_FILE, verdict.as_dict())
     say(100, f"{verdict.decision}: {verdict.reasons[0]}")
     return verdict
 
 
 def register(
-    installation: Installation, spec: Spec, training: Path, evaluation: Path, out: Path, say: Say
+    installation: Installation, spec: Spec, training: Path, verdict: Path, out: Path, say: Say
 ) -> str:
     """Make a version of a candidate whose verdict is `promote`; returns the version.
 
     Raises: BadRequest for any other verdict.
     """
-    described, verdict = _read(training / TRAINING_FILE), _read(evaluation / VERDICT_FILE)
-    if verdict["decision"] != Decision.PROMOTE or verdict["subject"] != described["adapter"]:
+    described, judged = _read(training / TRAINING_FILE), _read(verdict / VERDICT_FILE)
+    candidate = described["served_name"]
+    if judged["decision"] != Decision.PROMOTE or judged["subject"] != candidate:
         raise BadRequest(
-            f"{described['adapter']}: the verdict {verdict['verdict_id']} on {verdict['subject']} "
-            f"is {verdict['decision']}, so it is not registered: {verdict['reasons'][0]}"
+            f"{candidate}: the verdict {judged['verdict_id']} on {judged['subject']} "
+            f"is {judged['decision']}, so it is not registered: {judged['reasons'][0]}"
         )
-    say(0, f"registering {described['adapter']}")
+    say(0, f"registering {candidate}")
     version = register_version(
-        installation, spec, described["training_id"], verdict_id=verdict["verdict_id"]
+        installation, spec, described["training_id"], verdict_id=judged["verdict_id"]
     )
     _write(out / VERSION_FILE, {"name": spec.name, "version": version})
     say(100, f"{spec.name} version {version}")
@@ -176,22 +193,23 @@ def register_version(
     training_id: str,
     *,
     verdict_id: str | None,
-    adapter: tuple[str, str] | None = None,
+    served: tuple[str, str] | None = None,
     description: str = "",
 ) -> str:
-    """A version of the training's adapter in MLflow's registry and in the state database.
+    """A version of what a training made, in MLflow's registry and in the state database.
 
-    `adapter`: name and digest of another adapter that was made from it (a drill's). The same
-    adapter again is the same version.
+    `served`: served name and digest of something else that was made from it (a drill's). The same
+    again is the same version.
     """
     with installation.database.session() as session:
         training = session.get_one(TrainingRow, training_id)
-    served, digest = adapter or (training.adapter, training.adapter_digest)
-    path = installation.adapters_dir / served
+    served_name, digest = served or (training.served_name, training.digest)
+    path = kind_of(spec).folder(installation) / served_name
     tags = {
-        "adapter": served,
-        "adapter_digest": digest,
-        "base_digest": training.base_digest,
+        "kind": training.kind,
+        "served_name": served_name,
+        "digest": digest,
+        "base_digest": training.base_digest or None,
         "dataset_id": training.dataset_id,
         "training_id": training_id,
         "verdict_id": verdict_id,
@@ -206,8 +224,8 @@ def register_version(
                 version=version,
                 training_id=training_id,
                 verdict_id=verdict_id,
-                adapter=served,
-                adapter_path=str(path),
+                served_name=served_name,
+                path=str(path),
                 created_at=now(),
             )
             session.add(row)
@@ -215,8 +233,8 @@ def register_version(
     return version
 
 
-def champion_adapter(installation: Installation, alias: str) -> str | None:
-    """The adapter that answers `alias` outside of experiments; None is the plain model."""
+def champion_name(installation: Installation, alias: str) -> str | None:
+    """What answers `alias` outside of experiments, by its served name; None: no version."""
     with installation.database.session() as session:
         split = find_split(session, alias)
     if split is None:
@@ -230,9 +248,9 @@ def work_folder(installation: Installation, spec: Spec) -> Path:
     return installation.lifecycle_dir / spec.name / "work"
 
 
-def keep_adapter(installation: Installation, fitted: Fitted) -> Path:
-    """The adapter's lasting folder, named as it is served; appears whole, once."""
-    kept = installation.adapters_dir / fitted.served_name
+def keep_model(installation: Installation, spec: Spec, fitted: Fitted) -> Path:
+    """The candidate's lasting folder, named as it is served; appears whole, once."""
+    kept = kind_of(spec).folder(installation) / fitted.served_name
     if not kept.exists():
         fresh = kept.with_name(f".{kept.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
@@ -254,63 +272,28 @@ def git_sha() -> str | None:
 
 def _tracked(installation: Installation, spec: Spec, dataset_id: str, journal: Path) -> TrackedRun:
     """The training's run in MLflow; the same one for each attempt at the same training."""
-    from rlhf.adapter import base_digest
-
-    base = installation.model_folder(spec.base_model)
+    found = kind_of(spec).facts(installation, spec).get("train", {})
     tags = {
+        "kind": spec.kind,
         "dataset_id": dataset_id,
-        "base_digest": base_digest(base),
+        **found,
         "git_sha": git_sha(),
         "alias": spec.alias,
     }
-    params = spec.training | {"base_model": spec.base_model, "base_folder": base.name}
     tracking = Tracking(installation.tracking_uri())
-    return tracking.start(spec.name, tags=tags, params=params, journal=journal)
-
-
-def _answers(
-    installation: Installation,
-    spec: Spec,
-    who: str | None,
-    cases: Sequence[Case],
-    say: Say,
-) -> list[Answer]:
-    """What `who` answers to every case.
-
-    Raises: EvaluationFailed where one got no answer: an engine's trouble is no model's fault, and
-        would make a champion look worse than it is.
-    """
-    answers = kind_of(spec).answer(installation, spec, who, cases, say)
-    failed = [one for one in answers if one.error is not None]
-    if failed:
-        raise EvaluationFailed(
-            f"{len(failed)} of {len(cases)} cases got no answer from {who or BASE}, so nothing was "
-            f"judged: {failed[0].error}"
-        )
-    return answers
-
-
-def _results(
-    spec: Spec, cases: Sequence[Case], before: Sequence[Answer], after: Sequence[Answer]
-) -> dict[str, tuple[list[float | None], list[float | None]]]:
-    """Per metric the values of champion and candidate, in the order of the cases."""
-    scorers = [SCORERS[name] for name in spec.evaluation.scorers]
-    results: dict[str, tuple[list[float | None], list[float | None]]] = {}
-    for side, answers in enumerate((before, after)):
-        for score in score_all(cases, answers, scorers):
-            results.setdefault(score.metric, ([], []))[side].append(score.value)
-    return results
+    return tracking.start(spec.name, tags=tags, params=spec.training, journal=journal)
 
 
 def _training(spec: Spec, dataset_id: str, training_id: str, fitted: Fitted) -> dict[str, Any]:
     return {
         "training_id": training_id,
         "name": spec.name,
+        "kind": spec.kind,
         "dataset_id": dataset_id,
         "base_model": fitted.base_model,
         "base_digest": fitted.base_digest,
-        "adapter": fitted.served_name,
-        "adapter_digest": fitted.digest,
+        "served_name": fitted.served_name,
+        "digest": fitted.digest,
         "configuration": spec.training,
         "metrics": dict(fitted.metrics),
         "git_sha": git_sha(),
@@ -320,12 +303,7 @@ def _training(spec: Spec, dataset_id: str, training_id: str, fitted: Fitted) -> 
 def _record_training(installation: Installation, described: dict[str, Any], kept: Path) -> None:
     with installation.database.transaction() as session:
         if session.get(TrainingRow, described["training_id"]) is None:
-            session.add(TrainingRow(**described, adapter_path=str(kept), created_at=now()))
-
-
-def _part(say: Say, start: int, who: str) -> Say:
-    """Half of a stage's progress."""
-    return lambda percent, what: say(start + percent // 2, f"{who}: {what}")
+            session.add(TrainingRow(**described, path=str(kept), created_at=now()))
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

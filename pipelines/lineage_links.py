@@ -111,8 +111,8 @@ def _version(session: Session, identifier: str) -> Iterator[Node]:
 
 def _adapter(session: Session, name: str) -> Iterator[Node]:
     for path in (
-        select(ModelVersionRow.adapter_path).where(ModelVersionRow.adapter == name),
-        select(TrainingRow.adapter_path).where(TrainingRow.adapter == name),
+        select(ModelVersionRow.path).where(ModelVersionRow.served_name == name),
+        select(TrainingRow.path).where(TrainingRow.served_name == name),
     ):
         found = session.scalars(path.limit(1)).first()
         if found is not None:
@@ -174,8 +174,8 @@ def _training_causes(session: Session, node: Node) -> Relations:
 
 def _training_effects(session: Session, node: Node) -> Relations:
     if node.details:
-        yield "made by", Node("adapter", node.details["adapter"])
-    verdicts = select(VerdictRow).where(VerdictRow.subject == node.details.get("adapter"))
+        yield "made by", Node("adapter", node.details["served_name"])
+    verdicts = select(VerdictRow).where(VerdictRow.subject == node.details.get("served_name"))
     for row in session.scalars(verdicts.order_by(VerdictRow.verdict_id)):
         if _judged_training(row.evidence) in (None, node.id) and not _measured_in(session, row):
             yield "judged", node_of(row)
@@ -191,7 +191,7 @@ def _verdict_causes(session: Session, node: Node) -> Relations:
     yield from (("measured in", one) for one in experiments)
     if not experiments:
         training = _judged_training(row.evidence)
-        by_name = TrainingRow.adapter == row.subject
+        by_name = TrainingRow.served_name == row.subject
         known = TrainingRow.training_id == training if training else by_name
         yield from (("judged", one) for one in _nodes(session, select(TrainingRow).where(known)))
     yield from _made_by(session, RunRow.verdict_id == node.id)
@@ -225,7 +225,7 @@ def _version_causes(session: Session, node: Node) -> Relations:
 def _version_effects(session: Session, node: Node) -> Relations:
     name, _, version = node.id.rpartition("/")
     if node.details:
-        yield "is", Node("adapter", node.details["adapter"])
+        yield "is", Node("adapter", node.details["served_name"])
     tried = select(ExperimentRow).where(
         ExperimentRow.name == name, ExperimentRow.version == version
     )
@@ -245,14 +245,14 @@ def _version_effects(session: Session, node: Node) -> Relations:
 
 def _adapter_causes(session: Session, node: Node) -> Relations:
     for relation, table in (("is", ModelVersionRow), ("made by", TrainingRow)):
-        query = select(table).where(table.adapter == node.id).order_by(table.created_at)
+        query = select(table).where(table.served_name == node.id).order_by(table.created_at)
         yield from ((relation, one) for one in _nodes(session, query))
 
 
 def _adapter_effects(session: Session, node: Node) -> Relations:
     """Experiments in which it was the candidate, and promotions that gave it the traffic."""
     versions = select(ModelVersionRow.version).where(
-        ModelVersionRow.adapter == node.id, ModelVersionRow.name == ExperimentRow.name
+        ModelVersionRow.served_name == node.id, ModelVersionRow.name == ExperimentRow.name
     )
     tried = or_(ExperimentRow.version.in_(versions), ExperimentRow.version.is_(None))
     query = select(ExperimentRow).where(tried).order_by(ExperimentRow.experiment_id)
@@ -264,7 +264,7 @@ def _adapter_effects(session: Session, node: Node) -> Relations:
         (ModelVersionRow.name == PromotionRow.name)
         & (ModelVersionRow.version == PromotionRow.to_version),
     )
-    moves = moves.where(ModelVersionRow.adapter == node.id).order_by(PromotionRow.promotion_id)
+    moves = moves.where(ModelVersionRow.served_name == node.id).order_by(PromotionRow.promotion_id)
     yield from (("gave traffic to", one) for one in _nodes(session, moves))
 
 
@@ -309,7 +309,7 @@ def _promotion_causes(session: Session, node: Node) -> Relations:
             yield "decided by", Node(kind, details[f"{kind}_id"])
     if details["to_version"]:
         yield "moved to", Node("model_version", f"{details['name']}/{details['to_version']}")
-        adapter = select(ModelVersionRow.adapter).where(
+        adapter = select(ModelVersionRow.served_name).where(
             ModelVersionRow.name == details["name"],
             ModelVersionRow.version == details["to_version"],
         )

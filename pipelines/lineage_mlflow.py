@@ -69,8 +69,8 @@ class MLflowFacts:
         info, data = found["run"]["info"], found["run"].get("data", {})
         return KnownRun(info["lifecycle_stage"] == ACTIVE, info["status"], _tags(data))
 
-    def adapter_files(self, training_id: str) -> frozenset[str]:
-        """Names of the adapter's files that the run has."""
+    def model_files(self, training_id: str) -> frozenset[str]:
+        """Names of the model's files, in the top of its folder, that the run has."""
         listed = self._get("artifacts/list", run_id=training_id, path=ARTIFACT) or {}
         return frozenset(one["path"].rpartition("/")[2] for one in listed.get("files", []))
 

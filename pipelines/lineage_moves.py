@@ -23,9 +23,9 @@ from pipelines.champion import (
     CHAMPION,
     MOVING,
     RUNNING,
-    adapter_of,
     champion_of,
     running_experiment,
+    served_name_of,
 )
 from pipelines.experiment import PROMOTED, ROLLED_BACK, STOPPED, WON, title_of
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Sources, differences
@@ -112,7 +112,7 @@ def check_experiment(
 def check_split(session: Session, findings: Findings, alias: str) -> None:
     """That the traffic goes where the promotions and the experiment under way say."""
     champion, running = champion_of(session, alias), running_experiment(session, alias)
-    adapter = adapter_of(session, champion.name_or(alias), champion.version)
+    adapter = served_name_of(session, champion.name_or(alias), champion.version)
     if running is None:
         wanted = _traffic({CHAMPION: adapter})
     else:
@@ -155,7 +155,7 @@ def check_log(session: Session, findings: Findings, log: Sequence[Answered]) -> 
             gone = f"{one.requests} requests took part in it, the database has none"
             findings.judged(of, f"experiment {one.experiment}", [] if there else [gone])
         if one.adapter is not None:
-            query = select(ModelVersionRow).where(ModelVersionRow.adapter == one.adapter)
+            query = select(ModelVersionRow).where(ModelVersionRow.served_name == one.adapter)
             known = session.scalars(query.limit(1)).first()
             gone = f"{one.requests} requests were answered with it, no version has it"
             found = "" if known is None else f"{known.name}/{known.version}"

@@ -74,7 +74,7 @@ def aliases_of(session: Session, names: Collection[str]) -> list[str]:
     found: set[str] = set()
     for table in (PromotionRow, ExperimentRow):
         found |= set(session.scalars(select(table.alias).where(table.name.in_(names))))
-    query = select(ModelVersionRow.adapter).where(ModelVersionRow.name.in_(names))
+    query = select(ModelVersionRow.served_name).where(ModelVersionRow.name.in_(names))
     adapters = set(session.scalars(query))
     found |= {one.alias for one in told(session) if one.name in names or one.adapter in adapters}
     found |= {row.alias for row in session.scalars(select(SplitRow)) if _serves(row, adapters)}

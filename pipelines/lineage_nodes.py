@@ -38,7 +38,7 @@ def dataset_node(row: DatasetRow) -> Node:
 
 def training_node(row: TrainingRow) -> Node:
     """A training, with how it was configured and what it measured."""
-    names = ("name", "dataset_id", "adapter", "adapter_digest", "base_model", "base_digest",
+    names = ("name", "kind", "dataset_id", "served_name", "digest", "base_model", "base_digest",
              "configuration", "metrics", "git_sha", "created_at")  # fmt: skip
     return Node("training", row.training_id, details=_details(row, *names))
 
@@ -51,7 +51,7 @@ def verdict_node(row: VerdictRow) -> Node:
 
 def version_node(row: ModelVersionRow) -> Node:
     """A version, by its name in MLflow's registry."""
-    names = ("name", "version", "training_id", "verdict_id", "adapter", "created_at")
+    names = ("name", "version", "training_id", "verdict_id", "served_name", "created_at")
     return Node("model_version", f"{row.name}/{row.version}", details=_details(row, *names))
 
 

@@ -8,10 +8,12 @@ from sqlalchemy.orm import Session
 from evals.records import Decision
 from evals.verdicts import VerdictRow
 from pipelines.datasets import PARTS
+from pipelines.lifecycle import KINDS
 from pipelines.lineage_examples import check_examples
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Origins, Sources, differences
 from pipelines.lineage_mlflow import FINISHED, KnownVersion, MLflowFacts
 from pipelines.manifest import DatasetChanged, Manifest, verify
+from pipelines.registry import ARTIFACT
 from pipelines.tables import DatasetRow, ModelVersionRow, RunRow, TrainingRow
 from pipelines.workspace import WorkspaceBusy
 
@@ -40,10 +42,12 @@ def check_version(origins: Origins, name: str, version: str) -> None:
         return
     expected = {"name": row.name}
     if row.verdict_id is not None:
-        expected["adapter"] = row.adapter  # a drill's is made from the training's, and unjudged
-    found = {"name": training.name, "adapter": training.adapter}
+        expected["served_name"] = (
+            row.served_name
+        )  # a drill's is made from the training's, and unjudged
+    found = {"name": training.name, "served_name": training.served_name}
     findings.judged(of, to, differences(expected, found), "", DISAGREE)
-    _check_adapter(findings, of, row, training)
+    _check_model(findings, of, row, training)
     _check_training(origins.sources.mlflow, findings, training)
     _check_dataset(origins, training)
 
@@ -67,15 +71,16 @@ def _check_registered(
         "run_id": row.training_id,
         "training_id": row.training_id,
         "verdict_id": row.verdict_id,
-        "adapter": row.adapter,
+        "served_name": row.served_name,
     }
     found = {**known.tags, "run_id": known.training_id}
     if training is not None:
         expected |= {"dataset_id": training.dataset_id, "base_digest": training.base_digest}
-        expected["adapter_digest"] = training.adapter_digest
-        if row.adapter != training.adapter:
-            digest, named = known.tags.get("adapter_digest", ""), _named(row)
-            expected["adapter_digest"] = digest if digest.startswith(named) else f"{named}…"
+        expected["kind"] = training.kind
+        expected["digest"] = training.digest
+        if row.served_name != training.served_name:
+            digest, named = known.tags.get("digest", ""), _named(row)
+            expected["digest"] = digest if digest.startswith(named) else f"{named}…"
     findings.judged(of, to, differences(expected, found), "", DISAGREE)
 
 
@@ -101,8 +106,8 @@ def _check_run(
         found = {"training_id": run.training_id, "dataset_id": run.dataset_id}
         problems = differences(expected, found)
         verdict = session.get(VerdictRow, run.verdict_id) if run.verdict_id else None
-        if verdict is None or verdict.subject != row.adapter:
-            problems.append(f"it names no verdict on {row.adapter} that is known")
+        if verdict is None or verdict.subject != row.served_name:
+            problems.append(f"it names no verdict on {row.served_name} that is known")
         findings.judged(of, f"run {run.run_id}", problems, run.state)
 
 
@@ -121,7 +126,7 @@ def _check_verdict(
     if verdict is None:
         findings.broken(of, to, f"not in the state database; {RESTORE_OR_TRAIN}")
         return
-    problems = differences({"subject": row.adapter}, {"subject": verdict.subject})
+    problems = differences({"subject": row.served_name}, {"subject": verdict.subject})
     if verdict.decision != Decision.PROMOTE:
         problems.append(f"it says {verdict.decision}: the version should not have been registered")
     expected: dict[str, str | None] = {"training_id": row.training_id}
@@ -131,19 +136,17 @@ def _check_verdict(
     findings.judged(of, to, problems, verdict.decision, DISAGREE)
 
 
-def _check_adapter(
-    findings: Findings, of: str, row: ModelVersionRow, training: TrainingRow
-) -> None:
-    """The adapter's files against the digest that they were registered under."""
-    to, path = f"adapter {row.adapter}", Path(row.adapter_path)
+def _check_model(findings: Findings, of: str, row: ModelVersionRow, training: TrainingRow) -> None:
+    """The model's files against the digest that they were registered under."""
+    to, path = f"adapter {row.served_name}", Path(row.path)
     cure = "restore its folder from a copy"
     wanted = _named(row)
-    if row.adapter == training.adapter:
-        wanted = training.adapter_digest
-        cure = f"fetch it again: mlflow artifacts download --run-id {row.training_id} -a adapter"
-    digest = _digest(path)
+    if row.served_name == training.served_name:
+        wanted = training.digest
+        cure = f"fetch it again: mlflow artifacts download --run-id {row.training_id} -a {ARTIFACT}"
+    digest = _digest(training.kind, path)
     if digest is None:
-        findings.broken(of, to, f"no whole adapter in {path}; {cure}")
+        findings.broken(of, to, f"no whole model in {path}; {cure}")
         return
     changed = f"{path} has the digest {digest}, not {wanted}: its files were changed"
     same = bool(wanted) and digest.startswith(wanted)
@@ -151,22 +154,18 @@ def _check_adapter(
 
 
 def _named(row: ModelVersionRow) -> str:
-    """The digest's first digits, which its adapter is named for."""
-    return row.adapter.rpartition("-")[2]
+    """The digest's first digits, which it is named for."""
+    return row.served_name.rpartition("-")[2]
 
 
-def _digest(path: Path) -> str | None:
-    from rlhf.adapter import inspect
-
+def _digest(kind: str, path: Path) -> str | None:
     try:
-        return inspect(path).digest
-    except (OSError, ValueError, RuntimeError):
+        return KINDS[kind].digest(path)
+    except (KeyError, OSError, ValueError, RuntimeError):
         return None
 
 
 def _check_training(mlflow: MLflowFacts, findings: Findings, row: TrainingRow) -> None:
-    from rlhf.adapter import CONFIG, DESCRIPTION, WEIGHTS
-
     of, to = f"training {row.training_id}", f"MLflow run {row.training_id}"
     with findings.asking_mlflow():
         run = mlflow.run(row.training_id)
@@ -180,16 +179,21 @@ def _check_training(mlflow: MLflowFacts, findings: Findings, row: TrainingRow) -
         problems = differences({"dataset_id": row.dataset_id}, run.tags)
         if run.status != FINISHED:
             problems.append(f"it is {run.status} there, the training is finished")
-        there = mlflow.adapter_files(row.training_id)
-        lost = [name for name in (CONFIG, DESCRIPTION, WEIGHTS) if name not in there]
+        there = mlflow.model_files(row.training_id)
+        lost = [name for name in _files_in(Path(row.path)) if name not in there]
         cure = DISAGREE
         if lost:
-            problems.append(f"its artifact 'adapter' has no {', '.join(lost)}")
+            problems.append(f"its artifact {ARTIFACT!r} has no {', '.join(lost)}")
             cure = (
                 f"upload it again: mlflow artifacts log-artifacts --run-id {row.training_id} "
-                f"-a adapter -l {row.adapter_path}"
+                f"-a {ARTIFACT} -l {row.path}"
             )
         findings.judged(of, to, problems, "", cure)
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Names of the files of a model, as far as they lie in the top of its folder."""
+    return sorted(path.name for path in folder.glob("*") if path.is_file())
 
 
 def _check_dataset(origins: Origins, training: TrainingRow) -> None:

@@ -1,30 +1,38 @@
 """Language models in the lifecycle: data sets from feedback, LoRA adapters, vLLM replicas."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import fields
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import orjson
+from pydantic import TypeAdapter
 from sqlalchemy import select
 
 from evals.answers import Subject, answer_cases
 from evals.cases import load_cases
 from evals.contents import content_hash, golden_contents
+from evals.gate import Values
 from evals.records import Answer, Case
+from evals.scorers import SCORERS, score_all
 from gateway.configuration import ConfigurationError
 from gateway.prompt_versions import PromptVersionRow
+from gateway.whole_file import write_whole
+from pipelines.champion import BASE
 from pipelines.datasets import freeze
 from pipelines.engines import engine_of
 from pipelines.installation import Installation
-from pipelines.kinds import Fitted, FormerKind, LogMetrics, Say
+from pipelines.kinds import EvaluationFailed, Facts, Fitted, LogMetrics, ModelKind, Say
+from pipelines.llm_spec import LLMSpec, llm_spec, require_scorers
 from pipelines.manifest import Manifest
 from pipelines.rollout import Replicas
 from pipelines.spec import Spec
-from rlhf.examples import Selection, collect
-from rlhf.training import FinetuneConfig
+from rlhf.examples import Collected, Selection, collect
 
 ROLLOUT_SECONDS = 10.0
+COLLECTED = "collected.json"
+ANSWERS = ("champion.jsonl", "candidate.jsonl")
 
 
 def check(installation: Installation, spec: Spec) -> None:
@@ -32,8 +40,10 @@ def check(installation: Installation, spec: Spec) -> None:
 
     Raises: ConfigurationError.
     """
+    given = llm_spec(spec)
+    require_scorers(spec, given.evaluation)
     installation.upstream_of(spec.alias)
-    rank, limit = _config(spec).rank, installation.lora_rank
+    rank, limit = given.finetune.rank, installation.lora_rank
     if rank > limit:
         raise ConfigurationError(
             f"training.rank: {rank} is above the engine's {limit}; train with a lower rank, or "
@@ -41,26 +51,54 @@ def check(installation: Installation, spec: Spec) -> None:
         )
 
 
-def build_dataset(installation: Installation, spec: Spec, out: Path) -> Manifest:
+def facts(installation: Installation, spec: Spec) -> Facts:
+    """Digests of the held-out cases, which no example may be, and of the base model's weights."""
+    from rlhf.adapter import base_digest
+
+    given = llm_spec(spec)
+    cases = hashlib.sha256(given.evaluation.path.read_bytes()).hexdigest()
+    base = base_digest(installation.model_folder(given.base_model))
+    return {
+        "preprocess": {"cases": cases},
+        "train": {"base_digest": base},
+        "evaluate": {"cases": cases},
+    }
+
+
+def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> None:
     """Corrected and approved answers to the alias's requests, without any golden case."""
+    given = llm_spec(spec)
+    say(0, "reading feedback and request log")
     collected = collect(
         installation.reader,
         installation.database,
         Selection(
-            tenant=spec.dataset.tenant,
+            tenant=given.dataset.tenant,
             alias=spec.alias,
-            since=spec.dataset.since,
-            positive_metric=spec.dataset.positive_metric,
-            excluded=_held_out(installation, spec),
+            since=given.dataset.since,
+            positive_metric=given.dataset.positive_metric,
+            excluded=_held_out(installation, given),
         ),
     )
+    fields = asdict(collected)
+    fields["selection"]["excluded"] = sorted(collected.selection.excluded)
+    write_whole(out / COLLECTED, orjson.dumps(fields), private=True)
+    say(100, f"{len(collected.examples)} examples")
+
+
+def features(
+    installation: Installation, spec: Spec, preprocessed: Path, out: Path, say: Say
+) -> Manifest:
+    """The examples, split by user."""
+    given = llm_spec(spec).dataset
+    text = (preprocessed / COLLECTED).read_bytes()
     return freeze(
-        collected,
+        TypeAdapter(Collected).validate_json(text),
         spec.name,
         out,
-        validation_share=spec.dataset.validation_share,
-        seed=spec.dataset.seed,
-        minimum=spec.dataset.minimum,
+        validation_share=given.validation_share,
+        seed=given.seed,
+        minimum=given.minimum,
     )
 
 
@@ -71,10 +109,11 @@ def fit(
     from rlhf.adapter import base_digest, require_fit, served_name
     from rlhf.finetune import finetune
 
-    base = installation.model_folder(spec.base_model)
+    given = llm_spec(spec)
+    base = installation.model_folder(given.base_model)
     out.parent.mkdir(parents=True, exist_ok=True)
     result = finetune(
-        _config(spec),
+        given.finetune,
         base,
         dataset / "train.jsonl",
         dataset / "validation.jsonl",
@@ -93,10 +132,22 @@ def fit(
         served_name=served_name(spec.name, info),
         digest=info.digest,
         path=result.adapter,
-        base_model=spec.base_model,
+        base_model=given.base_model,
         base_digest=info.base_digest,
         metrics={name: value for name, value in metrics.items() if value is not None},
     )
+
+
+def folder(installation: Installation) -> Path:
+    """Where the engine loads adapters from."""
+    return installation.adapters_dir
+
+
+def digest(path: Path) -> str:
+    """Of the weights of the adapter at `path`; raises what `rlhf.adapter.inspect` raises."""
+    from rlhf.adapter import inspect
+
+    return inspect(path).digest
 
 
 def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> None:
@@ -108,60 +159,95 @@ def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> N
     """
     from rlhf.adapter import base_digest, require_fit
 
-    base = base_digest(installation.model_folder(spec.base_model))
+    base = base_digest(installation.model_folder(llm_spec(spec).base_model))
     require_fit(path, base, installation.lora_rank)
     engine = engine_of(installation, spec.alias)
     replicas = Replicas(engine.urls, engine.credential)
     asyncio.run(replicas.load(adapter, path, within=ROLLOUT_SECONDS))
 
 
-def answer(
-    installation: Installation, spec: Spec, adapter: str | None, cases: Sequence[Case], say: Say
+def compare(
+    installation: Installation,
+    spec: Spec,
+    _dataset: Path,
+    champion: str | None,
+    candidate: str,
+    out: Path,
+    say: Say,
+) -> Mapping[str, tuple[Values, Values]]:
+    """Ask both every held-out case through the engine; their answers stay in `out`.
+
+    Raises: EvaluationFailed where one got no answer: an engine's trouble is no model's fault, and
+        would make a champion look worse than it is.
+    """
+    given = llm_spec(spec)
+    cases = load_cases(given.evaluation.path)[: given.evaluation.limit]
+    scorers = [SCORERS[name] for name in given.evaluation.scorers]
+    results: dict[str, tuple[list[float | None], list[float | None]]] = {}
+    for side, who in enumerate((champion, candidate)):
+        part = _part(say, 50 * side, who or BASE)
+        answers = _answers(installation, spec, given, who, cases, part)
+        lines = (orjson.dumps(asdict(answer)) for answer in answers)
+        (out / ANSWERS[side]).write_bytes(b"\n".join(lines) + b"\n")
+        for score in score_all(cases, answers, scorers):
+            results.setdefault(score.metric, ([], []))[side].append(score.value)
+    return results
+
+
+def _answers(
+    installation: Installation,
+    spec: Spec,
+    given: LLMSpec,
+    adapter: str | None,
+    cases: Sequence[Case],
+    say: Say,
 ) -> list[Answer]:
-    """Ask the engine each case: the adapter, or the plain model."""
+    """What the adapter, or the plain model, answers to every case."""
     _, plain = installation.upstream_of(spec.alias)
     engine = engine_of(installation, spec.alias)
     subject = Subject(
         url=engine.urls[0],
         model=adapter or plain,
-        parameters=spec.evaluation.parameters,
+        parameters=given.evaluation.parameters,
         api_key=engine.credential,
-        concurrency=spec.evaluation.concurrency,
+        concurrency=given.evaluation.concurrency,
     )
 
     def progress(count: int, total: int) -> None:
         say(100 * count // max(total, 1), f"{count}/{total} answers")
 
-    return asyncio.run(answer_cases(cases, subject, progress, {}))
+    answers = asyncio.run(answer_cases(cases, subject, progress, {}))
+    failed = [one for one in answers if one.error is not None]
+    if failed:
+        raise EvaluationFailed(
+            f"{len(failed)} of {len(cases)} cases got no answer from {adapter or BASE}, so nothing "
+            f"was judged: {failed[0].error}"
+        )
+    return answers
 
 
-def _held_out(installation: Installation, spec: Spec) -> frozenset[str]:
+def _part(say: Say, start: int, who: str) -> Say:
+    """Half of a stage's progress."""
+    return lambda percent, what: say(start + percent // 2, f"{who}: {what}")
+
+
+def _held_out(installation: Installation, given: LLMSpec) -> frozenset[str]:
     """Contents of all golden cases, and of the evaluation's own where they are elsewhere."""
     with installation.database.session() as session:
         prompts = [row.prompt for row in session.scalars(select(PromptVersionRow))]
-    own = {content_hash(case.messages) for case in load_cases(spec.cases_path)}
+    own = {content_hash(case.messages) for case in load_cases(given.evaluation.path)}
     return golden_contents(prompts) | own
 
 
-def _config(spec: Spec) -> FinetuneConfig:
-    """The spec's training; ConfigurationError with a line for each mistake."""
-    known = [field.name for field in fields(FinetuneConfig)]
-    lines = [
-        f"training.{name}: no such key (there are: {', '.join(known)})"
-        for name in spec.training
-        if name not in known
-    ]
-    try:
-        config = TypeAdapter(FinetuneConfig).validate_python(spec.training)
-    except ValidationError as error:
-        lines += [
-            f"{'.'.join(map(str, ('training', *item['loc'])))}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-    if lines:
-        raise ConfigurationError("\n".join(lines))
-    return config
-
-
-LLM = FormerKind(check=check, build_dataset=build_dataset, fit=fit, serve=serve, answer=answer)
+LLM = ModelKind(
+    check=check,
+    facts=facts,
+    preprocess=preprocess,
+    features=features,
+    fit=fit,
+    folder=folder,
+    digest=digest,
+    serve=serve,
+    compare=compare,
+    plain=True,
+)

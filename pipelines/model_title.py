@@ -14,11 +14,11 @@ from pipelines.champion import (
     CHALLENGER,
     CHAMPION,
     Move,
-    adapter_of,
     champion_of,
     find_version,
     give_all_traffic,
     move_champion,
+    served_name_of,
 )
 from pipelines.tables import ExperimentRow, ModelVersionRow, PromotionRow
 from pipelines.title import Entrants
@@ -59,7 +59,7 @@ class ModelTitle:
             version=version,
             champion=Variant(CHAMPION, adapter=_served(baseline)),
             challenger=Variant(CHALLENGER, adapter=_served(candidate)),
-            adapters={one.adapter: Path(one.adapter_path) for one in (baseline, candidate) if one},
+            adapters={one.served_name: Path(one.path) for one in (baseline, candidate) if one},
             evidence={**known, "champion_version": champion.version},
         )
 
@@ -69,7 +69,7 @@ class ModelTitle:
 
     def served(self, session: Session, name: str, version: str | None) -> str | None:
         """The version's adapter."""
-        return adapter_of(session, name, version)
+        return served_name_of(session, name, version)
 
     def called(self, name: str, version: str) -> str:
         """As MLflow's registry has it."""
@@ -83,7 +83,7 @@ class ModelTitle:
     def give_all_traffic(self, session: Session) -> None:
         """One arm with the champion's adapter."""
         champion = champion_of(session, self.alias)
-        adapter = adapter_of(session, champion.name_or(self.alias), champion.version)
+        adapter = served_name_of(session, champion.name_or(self.alias), champion.version)
         give_all_traffic(session, self.alias, adapter)
 
     def move(self, session: Session, move: Move) -> None:
@@ -92,4 +92,4 @@ class ModelTitle:
 
 
 def _served(row: ModelVersionRow | None) -> str | None:
-    return None if row is None else row.adapter
+    return None if row is None else row.served_name

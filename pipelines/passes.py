@@ -1,7 +1,7 @@
-"""One pass of the train pipeline over a model's DVC workspace: `dataset → train → evaluate`, and
-`register` where the gate says promote. The row in `run` says how far it came and why it ended."""
+"""One pass of the train pipeline over a model's DVC workspace: up to the gate, and where that says
+promote on to registration and live traffic. The row in `run` says how far it came and why it ended.
+"""
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,27 +15,29 @@ from evals.records import Decision, Verdict
 from evals.verdicts import find_verdict
 from pipelines.installation import Installation
 from pipelines.lifecycle import (
-    BASE,
     FITTED,
     TRAINING_FILE,
     VERDICT_FILE,
     VERSION_FILE,
-    champion_adapter,
+    facts_of,
     git_sha,
     work_folder,
 )
 from pipelines.manifest import MANIFEST
 from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
 from pipelines.spec import Spec
-from pipelines.workspace import Workspace, WorkspaceError
+from pipelines.stages import EXPERIMENT_FILE
+from pipelines.workspace import FOLDERS, Workspace, WorkspaceError
 
-STAGES = ("dataset", "train", "evaluate", "register")
-AFTER_TRAINING = STAGES[2:]
+STAGES = tuple(FOLDERS)
+FREEZING = STAGES[: STAGES.index("train")]
+AFTER_TRAINING = STAGES[STAGES.index("train") + 1 :]
+UP_TO_GATE = STAGES[: STAGES.index("gate") + 1]
 PRODUCTS = {
-    "dataset": (Path("dataset", MANIFEST), "dataset_id"),
-    "train": (Path("training", TRAINING_FILE), "training_id"),
-    "evaluate": (Path("evaluation", VERDICT_FILE), "verdict_id"),
-    "register": (Path("version", VERSION_FILE), "version"),
+    "features": (MANIFEST, "dataset_id"),
+    "train": (TRAINING_FILE, "training_id"),
+    "gate": (VERDICT_FILE, "verdict_id"),
+    "register": (VERSION_FILE, "version"),
 }
 FROZEN = "as it was frozen for the run before, which did not come to its end (--fresh: anew)"
 
@@ -47,7 +49,9 @@ class Outcome:
     """What a pass made.
 
     Attributes:
+        served_name: what the candidate is served by.
         version: the registered one; None where the gate did not let it through.
+        experiment_id, promotion_id: what its live traffic is given by, if that was asked for.
         folder: the workspace, with the stages' outputs.
         seconds: of each stage that was run, by its name.
     """
@@ -55,20 +59,30 @@ class Outcome:
     run_id: str
     dataset_id: str
     training_id: str
-    adapter: str
+    served_name: str
     verdict: Verdict
     version: str | None
     folder: Path
+    experiment_id: str | None = None
+    promotion_id: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run_pass(
-    installation: Installation, spec: Spec, show: Progress, *, fresh: bool = False
+    installation: Installation,
+    spec: Spec,
+    show: Progress,
+    *,
+    fresh: bool = False,
+    experiment: bool = True,
 ) -> Outcome:
-    """Run the pipeline until the gate, and register what it lets through.
+    """Run the pipeline until the gate; register what it lets through, and try it on live traffic.
 
     After a pass that was killed, or failed with its training done, it goes on from that one's
     frozen data set and its last checkpoint, unless `fresh`.
+
+    Args:
+        experiment: whether what was registered gets traffic; else somebody starts that by hand.
 
     Raises:
         Conflict: another pass of this model is under way.
@@ -77,35 +91,49 @@ def run_pass(
     plain = spec.model_dump(mode="json")
     with under_way(installation.database, installation.run_dir, spec.name, plain, git_sha()) as run:
         workspace = Workspace(installation.settings, spec.name)
-        workspace.prepare(spec.text(), _facts(installation, spec))
+        before, facts = workspace.facts, facts_of(installation, spec)
+        workspace.prepare(spec.text(), facts)
         if fresh:
             shutil.rmtree(work_folder(installation, spec), ignore_errors=True)
-        frozen = not fresh and _is_frozen(installation, spec, workspace.folder)
+        same = all(before.get(stage) == dict(facts.get(stage, {})) for stage in FREEZING)
+        frozen = not fresh and same and _is_frozen(installation, spec, workspace.folder)
         seconds: dict[str, float] = {}
-        for stage in STAGES[:3]:
-            if stage == "dataset" and frozen:
+        for stage in UP_TO_GATE:
+            if stage in FREEZING and frozen:
                 show(stage, 100, FROZEN)
             else:
                 _stage(workspace, run, stage, show, seconds)
             run.note(**_product(workspace.folder, stage))
         verdict = _verdict(installation, workspace.folder)
-        version = None
         if verdict.decision is Decision.PROMOTE:
-            _stage(workspace, run, "register", show, seconds)
-            version = _product(workspace.folder, "register")["version"]
-            run.note(version=version)
+            for stage in ("register", *(["experiment"] if experiment else [])):
+                _stage(workspace, run, stage, show, seconds)
+                run.note(**_product(workspace.folder, stage))
         else:
             run.note(message=f"{verdict.decision}: {verdict.reasons[0]}")
         workspace.push()
-    training = _read(workspace.folder / PRODUCTS["train"][0])
+    return _outcome(run, workspace.folder, verdict, experiment=experiment, seconds=seconds)
+
+
+def _outcome(
+    run: Run, folder: Path, verdict: Verdict, *, experiment: bool, seconds: dict[str, float]
+) -> Outcome:
+    training = _read(folder / FOLDERS["train"] / TRAINING_FILE)
+    version, traffic = None, {}
+    if verdict.decision is Decision.PROMOTE:
+        version = _product(folder, "register")["version"]
+        if experiment:
+            traffic = _read(folder / FOLDERS["experiment"] / EXPERIMENT_FILE)
     return Outcome(
         run_id=run.run_id,
         dataset_id=training["dataset_id"],
         training_id=training["training_id"],
-        adapter=training["adapter"],
+        served_name=training["served_name"],
         verdict=verdict,
         version=version,
-        folder=workspace.folder,
+        folder=folder,
+        experiment_id=traffic.get("experiment_id"),
+        promotion_id=traffic.get("promotion_id"),
         seconds=seconds,
     )
 
@@ -129,43 +157,34 @@ def _stage(
     show(stage, 100, "")
 
 
-def _facts(installation: Installation, spec: Spec) -> dict[str, str]:
-    """What the stages depend on beside spec and data."""
-    from rlhf.adapter import base_digest
-
-    return {
-        "base": base_digest(installation.model_folder(spec.base_model)),
-        "cases": hashlib.sha256(spec.cases_path.read_bytes()).hexdigest(),
-        "champion": champion_adapter(installation, spec.alias) or BASE,
-    }
-
-
 def _is_frozen(installation: Installation, spec: Spec, folder: Path) -> bool:
     """Whether the data set in `folder` is of a pass that is to be gone on with."""
     begun = [row for row in latest(installation.database, spec.name) if row.stage in STAGES]
-    if not begun or not (folder / PRODUCTS["dataset"][0]).exists():
+    if not begun or not (folder / FOLDERS["features"] / MANIFEST).exists():
         return False
     last, left = begun[0], any(work_folder(installation, spec).glob(f"{FITTED}*"))
     goes_on = last.state == INTERRUPTED or (
         last.state == FAILED and (last.stage in AFTER_TRAINING or left)
     )
-    same = last.dataset_id == _product(folder, "dataset")["dataset_id"]
+    same = last.dataset_id == _product(folder, "features")["dataset_id"]
     return goes_on and same and _source(last.spec) == _source(spec.model_dump(mode="json"))
 
 
 def _source(spec: Mapping[str, Any]) -> list[Any]:
     """What of a spec a data set depends on."""
-    return [spec["alias"], spec["dataset"], spec["evaluation"]["cases"]]
+    return [spec["kind"], spec["alias"], spec["dataset"]]
 
 
 def _product(folder: Path, stage: str) -> dict[str, Any]:
-    """The id of what a stage made, as the run's row takes it."""
+    """The id of what a stage made, if its row in `run` has a place for it."""
+    if stage not in PRODUCTS:
+        return {}
     file, name = PRODUCTS[stage]
-    return {name: _read(folder / file)[name]}
+    return {name: _read(folder / FOLDERS[stage] / file)[name]}
 
 
 def _verdict(installation: Installation, folder: Path) -> Verdict:
-    verdict_id = _read(folder / PRODUCTS["evaluate"][0])["verdict_id"]
+    verdict_id = _product(folder, "gate")["verdict_id"]
     with installation.database.session() as session:
         verdict = find_verdict(session, verdict_id)
     if verdict is None:

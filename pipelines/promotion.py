@@ -26,13 +26,13 @@ from pipelines.champion import (
     Champion,
     Move,
     Services,
-    adapter_of,
     champion_of,
     find_version,
     hold,
     model_experiments,
     move_champion,
     running_experiment,
+    served_name_of,
 )
 from pipelines.experiment import stop_running
 from pipelines.rollout import RolloutFailed
@@ -115,8 +115,8 @@ async def promote(services: Services, order: Promotion) -> Moved:
         before = champion_of(session, order.alias)
         candidate = _promotable(session, order, before)
     if before.version == order.version:
-        return Moved(before.last, candidate.adapter, repeated=True)
-    await services.replicas.load(candidate.adapter, Path(candidate.adapter_path))
+        return Moved(before.last, candidate.served_name, repeated=True)
+    await services.replicas.load(candidate.served_name, Path(candidate.path))
     with services.database.transaction() as session:
         hold(session)
         _require_unmoved(session, before)
@@ -131,7 +131,7 @@ async def promote(services: Services, order: Promotion) -> Moved:
             verdict_id=candidate.verdict_id,
             evidence={**lineage_of(session, candidate), "unjudged": order.unjudged},
         )
-        return Moved(move_champion(session, move), candidate.adapter)
+        return Moved(move_champion(session, move), candidate.served_name)
 
 
 async def rollback(services: Services, order: Rollback) -> Moved:
@@ -158,7 +158,7 @@ async def rollback(services: Services, order: Rollback) -> Moved:
         if not before.can_go_back:
             return Moved(None, _served(session, before), stopped)
         kept = target if note is None else None
-        adapter = None if kept is None else kept.adapter
+        adapter = None if kept is None else kept.served_name
         move = Move(
             kind=ROLLBACK,
             alias=order.alias,
@@ -289,15 +289,15 @@ async def _note_if_lost(
     """None once `target` is served; where it is not, why the base model answers instead."""
     if target is None:
         return None
-    path = Path(target.adapter_path)
+    path = Path(target.path)
     try:
-        await services.replicas.load(target.adapter, path, within=ROLLBACK_SECONDS)
+        await services.replicas.load(target.served_name, path, within=ROLLBACK_SECONDS)
     except RolloutFailed as error:
         if not order.accept_base:
             raise
-        return f"{target.adapter} cannot be loaded ({error}): the base model answers"
+        return f"{target.served_name} cannot be loaded ({error}): the base model answers"
     return None
 
 
 def _served(session: Session, champion: Champion) -> str | None:
-    return adapter_of(session, champion.name_or(champion.alias), champion.version)
+    return served_name_of(session, champion.name_or(champion.alias), champion.version)

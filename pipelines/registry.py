@@ -1,7 +1,7 @@
 """The model registry: versions of models in MLflow, and the aliases that name the one in use.
 
-A version is made once for an adapter and the training that it came from; doing it again finds it.
-Aliases are `champion`, `challenger` and `previous`; one that is not set means the plain base model.
+A version is made once for what a training learnt; doing it again finds it. Aliases are `champion`,
+`challenger` and `previous`; one that is not set means the plain base model, or nothing.
 Every call ends within seconds, also when MLflow does not.
 """
 
@@ -25,8 +25,8 @@ from pipelines.mlflow_api import (
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
-ARTIFACT = "adapter"
-DIGEST = "adapter_digest"
+ARTIFACT = "model"
+DIGEST = "digest"
 
 
 class RegistryUnavailable(RuntimeError):
@@ -45,7 +45,7 @@ class ModelVersion:
         version: a whole number, as text; never reused.
         training_id: the MLflow run that made it.
         source: MLflow's address of its files.
-        tags: adapter, adapter_path, adapter_digest, base_digest, dataset_id, verdict_id, …
+        tags: kind, served_name, path, digest, base_digest, dataset_id, verdict_id, …
     """
 
     name: str
@@ -74,26 +74,26 @@ class Registry:
         self,
         name: str,
         training_id: str,
-        adapter_path: Path,
+        path: Path,
         tags: Mapping[str, str | None],
         description: str = "",
     ) -> str:
-        """Make a version of `name`, or find the one there is for this adapter and training.
+        """Make a version of `name`, or find the one there is of this digest and training.
 
-        The version's source is the artifact `adapter` of the MLflow run `training_id`; the path on
-        disk is its tag `adapter_path`. A version that is there keeps its tags: it was registered
-        under them.
+        The version's source is the artifact `model` of the MLflow run `training_id`; the path on
+        disk is its tag `path`. A version that is there keeps its tags: it was registered under
+        them.
 
         Args:
-            tags: at least `adapter_digest`; those that are None are left out.
+            tags: at least `digest`; those that are None are left out.
 
         Raises:
             RegistryUnavailable: MLflow is away.
-            RegistryRefused: there is no such run, or it has no adapter.
+            RegistryRefused: there is no such run, or it has no model.
         """
         if not tags.get(DIGEST):
-            raise RegistryRefused(f"{name}: an adapter without the tag {DIGEST} is not registered")
-        given = {**tags, "training_id": training_id, "adapter_path": str(adapter_path)}
+            raise RegistryRefused(f"{name}: a model without the tag {DIGEST} is not registered")
+        given = {**tags, "training_id": training_id, "path": str(path)}
         with refusals():
             found = self._versions(name, training_id, str(tags[DIGEST]))
             if found:
@@ -167,13 +167,13 @@ class Registry:
             raise
         if not listed.get("files"):
             raise RegistryRefused(
-                f"MLflow's run {training_id} has no artifact {ARTIFACT!r}: the adapter was not "
+                f"MLflow's run {training_id} has no artifact {ARTIFACT!r}: the model was not "
                 "uploaded; run the training's stage again, it does not train again"
             )
         return f"{listed['root_uri']}/{ARTIFACT}"
 
     def _versions(self, name: str, training_id: str, digest: str) -> list[str]:
-        """Versions for this adapter and training, oldest first."""
+        """Versions of this digest and training, oldest first."""
         conditions = f"name = {quoted(name)} AND run_id = {quoted(training_id)}"
         conditions += f" AND tags.{DIGEST} = {quoted(digest)}"
         found = self._api.get("model-versions/search", filter=conditions, max_results=100)

@@ -1,58 +1,26 @@
 """The spec of a model: one YAML file says what it is trained on, how, what judges it and how it is
-tried on live traffic. A new model is a new file, never a change to the pipelines."""
+tried on live traffic. A new model is a new file, never a change to the pipelines.
 
-from datetime import datetime
+What stands in `dataset`, `training` and `evaluation` is the kind's business: it reads them with
+`section_of`.
+"""
+
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from evals.contents import GOLDEN
 from evals.gate import Condition
 from gateway.configuration import ConfigurationError
 from gateway.section import Name, Section
 from pipelines.plan import Plan
 
 SPECS = Path(__file__).parent / "specs"
-
-
-class DatasetSpec(Section):
-    """What the data set is made of.
-
-    Attributes:
-        tenant: whose requests and feedback.
-        positive_metric: a boolean metric whose `true` approves an answer as it is.
-        minimum: examples that there must be.
-        validation_share: share of the users that is kept for validation.
-        seed: of the split.
-        since: requests that arrived from then on; all by default.
-    """
-
-    tenant: str = "default"
-    since: datetime | None = None
-    positive_metric: str = "helpful"
-    minimum: int = Field(40, ge=2)
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    seed: int = 0
-
-
-class EvaluationSpec(Section):
-    """What a candidate is asked, beside the champion, before it gets traffic.
-
-    Attributes:
-        cases: file of held-out cases: a name in evals/golden, or a path from the spec's folder.
-        scorers: names of scorers.
-        parameters: fields of every request, such as `max_tokens`.
-        concurrency: requests at once.
-        limit: only so many of the cases, from the first; all by default.
-    """
-
-    cases: str
-    scorers: tuple[str, ...]
-    parameters: dict[str, Any] = {}
-    concurrency: int = Field(16, ge=1, le=256)
-    limit: int | None = Field(None, ge=1)
+PLACED = ("dataset", "training", "evaluation")
+T = TypeVar("T")
 
 
 class Spec(Section):
@@ -61,29 +29,24 @@ class Spec(Section):
     Attributes:
         name: its name in the registry.
         kind: which functions train and serve it.
-        alias: the gateway's alias whose traffic teaches it and is moved to it.
-        base_model: a converted model's name, or a path from the spec's folder to one in Hugging
-            Face format.
-        training: fields of the kind's training configuration.
+        alias: the gateway's alias whose traffic is moved to it.
+        dataset: what it is trained on, as its kind wants it said.
+        training: how.
+        evaluation: what a candidate is measured on, beside the champion, before it gets traffic.
         gate: conditions that a candidate must meet.
         experiment: how it is tried on live traffic.
+        approval: whether a candidate that won is promoted by itself, or waits for a person.
     """
 
     name: Name
     kind: str
     alias: Name
-    base_model: str
-    dataset: DatasetSpec = DatasetSpec()
+    dataset: dict[str, Any] = {}
     training: dict[str, Any] = {}
-    evaluation: EvaluationSpec
+    evaluation: dict[str, Any] = {}
     gate: tuple[Condition, ...]
     experiment: Plan
-
-    @property
-    def cases_path(self) -> Path:
-        """The file of held-out cases."""
-        golden = GOLDEN / self.evaluation.cases
-        return golden if golden.exists() else Path(self.evaluation.cases)
+    approval: Literal["automatic", "manual"] = "automatic"
 
     def text(self) -> str:
         """As YAML; the same spec gives the same text."""
@@ -113,11 +76,45 @@ def load_spec(path: Path) -> Spec:
         raise ConfigurationError("\n".join(lines)) from error
 
 
+def section_of(kind: type[T], given: Mapping[str, Any], name: str) -> T:
+    """A section of a spec, called `name`, as `kind`: a pydantic model or a dataclass.
+
+    Raises: ConfigurationError with a line for each mistake.
+    """
+    known = TypeAdapter(kind).json_schema()["properties"]
+    lines = [
+        f"{name}.{key}: no such key (there are: {', '.join(known)})"
+        for key in given
+        if key not in known
+    ]
+    try:
+        made = TypeAdapter(kind).validate_python({k: v for k, v in given.items() if k in known})
+    except ValidationError as error:
+        lines += [
+            f"{'.'.join(map(str, (name, *item['loc'])))}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
+    if lines:
+        raise ConfigurationError("\n".join(lines))
+    return made
+
+
 def _placed(spec: Spec, folder: Path) -> Spec:
-    """The spec with its paths made absolute: stages read it in another folder."""
-    base, evaluation = spec.base_model, spec.evaluation
-    if (folder / base / "config.json").exists():
-        base = str(folder / base)
-    if not (GOLDEN / evaluation.cases).exists():
-        evaluation = evaluation.model_copy(update={"cases": str(folder / evaluation.cases)})
-    return spec.model_copy(update={"base_model": base, "evaluation": evaluation})
+    """The spec with its paths made absolute: stages read it in another folder.
+
+    A path is a text with a slash or a suffix that names something that is there, seen from the
+    spec's folder.
+    """
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: placed(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [placed(one) for one in value]
+        if isinstance(value, str) and ("/" in value or Path(value).suffix):
+            there = str(folder / value)
+            return there if os.path.exists(there) else value
+        return value
+
+    return spec.model_copy(update={name: placed(getattr(spec, name)) for name in PLACED})

@@ -1,4 +1,5 @@
-"""The stages of the train pipeline as plain functions: `dataset → train → evaluate → register`.
+"""The stages of the train pipeline as plain functions, the same ones for every kind of model:
+`preprocess → features → train → evaluate → gate → register → experiment`.
 
 A stage reads the folders of the stages before it and makes one folder, `out`, which appears whole.
 What it made it also records in the state database and MLflow, each under an id made from its
@@ -15,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,20 +26,28 @@ from gateway.errors import GatewayError
 from gateway.request_log import LogUnavailable
 from gateway.settings import SettingsError, load_settings
 from pipelines import lifecycle
+from pipelines.first_traffic import FirstTraffic, give_traffic
 from pipelines.installation import Installation, open_installation
 from pipelines.kinds import Say
 from pipelines.spec import Spec, load_spec
 
+EXPERIMENT_FILE = "experiment.json"
 FAILURES = (
     ConfigurationError, GatewayError, LogUnavailable, SettingsError, SQLAlchemyError, OSError,
     ValueError, RuntimeError,
 )  # fmt: skip
 
 
-def dataset(spec: Path, out: Path, say: Say | None = None) -> None:
-    """Freeze what feedback and log say now into `out`: train, validation, manifest."""
+def preprocess(spec: Path, out: Path, say: Say | None = None) -> None:
+    """Read the raw material as it is now into `out`."""
     with _stage(spec, out) as (installation, given, folder):
-        lifecycle.build_dataset(installation, given, folder, say or _silent)
+        lifecycle.preprocess(installation, given, folder, say or _silent)
+
+
+def features(spec: Path, preprocessed: Path, out: Path, say: Say | None = None) -> None:
+    """Make a frozen data set of it: `out` holds its files and `manifest.json`."""
+    with _stage(spec, out) as (installation, given, folder):
+        lifecycle.features(installation, given, preprocessed, folder, say or _silent)
 
 
 def train(spec: Path, dataset: Path, out: Path, say: Say | None = None) -> None:
@@ -46,18 +56,38 @@ def train(spec: Path, dataset: Path, out: Path, say: Say | None = None) -> None:
         lifecycle.fit(installation, given, dataset, folder, say or _silent)
 
 
-def evaluate(spec: Path, training: Path, out: Path, say: Say | None = None) -> None:
-    """Ask champion and candidate the held-out cases; `out` holds the answers and `verdict.json`."""
+def evaluate(spec: Path, dataset: Path, training: Path, out: Path, say: Say | None = None) -> None:
+    """Measure champion and candidate on held-out cases; `out` holds `results.json`."""
     with _stage(spec, out) as (installation, given, folder):
-        lifecycle.evaluate(installation, given, training, folder, say or _silent)
+        lifecycle.evaluate(installation, given, dataset, training, folder, say or _silent)
 
 
-def register(
-    spec: Path, training: Path, evaluation: Path, out: Path, say: Say | None = None
-) -> None:
+def gate(spec: Path, evaluation: Path, out: Path, say: Say | None = None) -> None:
+    """Judge the results by the spec's conditions; `out` holds `verdict.json`."""
+    with _stage(spec, out) as (installation, given, folder):
+        lifecycle.gate(installation, given, evaluation, folder, say or _silent)
+
+
+def register(spec: Path, training: Path, verdict: Path, out: Path, say: Say | None = None) -> None:
     """Register a candidate whose verdict is `promote`; `out` holds `version.json`."""
     with _stage(spec, out) as (installation, given, folder):
-        lifecycle.register(installation, given, training, evaluation, folder, say or _silent)
+        lifecycle.register(installation, given, training, verdict, folder, say or _silent)
+
+
+def experiment(
+    spec: Path, version: Path, out: Path, say: Say | None = None, *, live: bool = True
+) -> None:
+    """Try the version on live traffic, or promote the first one; `out` holds `experiment.json`.
+
+    Not `live`: leave that to somebody's hand.
+    """
+    with _stage(spec, out) as (installation, given, folder):
+        registered = json.loads((version / lifecycle.VERSION_FILE).read_text())
+        begun = FirstTraffic(registered["version"])
+        if live:
+            begun = give_traffic(installation, given, begun.version)
+        (folder / EXPERIMENT_FILE).write_text(json.dumps(asdict(begun), indent=2))
+        (say or _silent)(100, begun.told)
 
 
 @contextmanager
@@ -87,10 +117,13 @@ def _print_progress(percent: int, what: str) -> None:
 
 
 STAGES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
-    "dataset": (dataset, ()),
+    "preprocess": (preprocess, ()),
+    "features": (features, ("preprocessed",)),
     "train": (train, ("dataset",)),
-    "evaluate": (evaluate, ("training",)),
-    "register": (register, ("training", "evaluation")),
+    "evaluate": (evaluate, ("dataset", "training")),
+    "gate": (gate, ("evaluation",)),
+    "register": (register, ("training", "verdict")),
+    "experiment": (experiment, ("version",)),
 }
 
 

@@ -47,22 +47,27 @@ class DatasetExampleRow(Base):
 
 
 class TrainingRow(Base):
-    """A finished training. `training_id` is the MLflow run's id."""
+    """A finished training. `training_id` is the MLflow run's id.
+
+    `served_name` is what the candidate is served by, `digest` that of what it learnt, and `path`
+    the folder of its files. `base_model` and `base_digest` are empty where it stands alone.
+    """
 
     __tablename__ = "training"
     __table_args__ = (
         Index("ix_training_dataset_id", "dataset_id"),
-        Index("ix_training_adapter", "adapter"),
+        Index("ix_training_served_name", "served_name"),
     )
 
     training_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(32))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("dataset.dataset_id"))
     base_model: Mapped[str] = mapped_column(String(256))
     base_digest: Mapped[str] = mapped_column(String(64))
-    adapter: Mapped[str] = mapped_column(String(128))
-    adapter_digest: Mapped[str] = mapped_column(String(64))
-    adapter_path: Mapped[str] = mapped_column(Text)
+    served_name: Mapped[str] = mapped_column(String(128))
+    digest: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
     configuration: Mapped[dict[str, Any]] = mapped_column(JsonText)
     metrics: Mapped[dict[str, Any]] = mapped_column(JsonText)
     git_sha: Mapped[str | None] = mapped_column(String(64))
@@ -72,18 +77,19 @@ class TrainingRow(Base):
 class ModelVersionRow(Base):
     """A version in MLflow's registry, and what it was made of and judged by.
 
+    `served_name` is never another version's content; `path` is the folder that it is served from.
     `verdict_id` is None only for one that was registered with `unjudged` said aloud.
     """
 
     __tablename__ = "model_version"
-    __table_args__ = (Index("ix_model_version_adapter", "adapter"),)
+    __table_args__ = (Index("ix_model_version_served_name", "served_name"),)
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     version: Mapped[str] = mapped_column(String(16), primary_key=True)
     training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"))
     verdict_id: Mapped[str | None] = mapped_column(ForeignKey("verdict.verdict_id"))
-    adapter: Mapped[str] = mapped_column(String(128))
-    adapter_path: Mapped[str] = mapped_column(Text)
+    served_name: Mapped[str] = mapped_column(String(128))
+    path: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Utc)
 
 

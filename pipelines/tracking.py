@@ -193,7 +193,7 @@ class TrackedRun:
         """Keep `metrics` of `step`. Writes a line to a file; never waits for MLflow."""
         self._journal.append(step, metrics)
 
-    def artifacts(self, folder: Path, name: str = "adapter") -> None:
+    def artifacts(self, folder: Path, name: str = "model") -> None:
         """Put every file of `folder` among the run's artifacts, under `name`.
 
         Raises:

@@ -32,13 +32,16 @@ from pipelines.manifest import MANIFEST, DatasetChanged, read_manifest, verify
 
 PIPELINE = Path(__file__).with_name("dvc.yaml")
 FOLDERS: Mapping[str, str] = {
-    "dataset": "dataset",
+    "preprocess": "preprocessed",
+    "features": "dataset",
     "train": "training",
     "evaluate": "evaluation",
+    "gate": "verdict",
     "register": "version",
+    "experiment": "experiment",
 }
-FACTS: Mapping[str, str] = {"base": "", "cases": "", "champion": ""}
-LOCK, PINS = "dvc.lock", "pins"
+LOCK, PINS, FACTS = "dvc.lock", "pins", "facts.yaml"
+NO_FACTS: Mapping[str, Mapping[str, str]] = {}
 CONFIG = """\
 [core]
     no_scm = true
@@ -91,11 +94,19 @@ class Workspace:
         path = self.folder / LOCK
         return path.read_text() if path.exists() else ""
 
-    def prepare(self, spec: str, facts: Mapping[str, str] = FACTS) -> None:
+    @property
+    def facts(self) -> Mapping[str, Mapping[str, str]]:
+        """What it was prepared with last; empty if it never was."""
+        path = self.folder / FACTS
+        found: Mapping[str, Mapping[str, str]] = yaml.safe_load(
+            path.read_text() if path.exists() else "{}"
+        )
+        return found
+
+    def prepare(self, spec: str, facts: Mapping[str, Mapping[str, str]] = NO_FACTS) -> None:
         """Make the workspace, or bring it up to date: the pipeline, spec.yaml and facts.yaml.
 
-        `facts` are what stages depend on beside spec and data: `base` and `cases`, digests of the
-        base model's weights and of the held-out cases, and `champion`, whom a candidate meets.
+        `facts` are what stages depend on beside spec and data, by stage and name.
 
         Raises:
             WorkspaceBusy: a run is under way.
@@ -103,15 +114,16 @@ class Workspace:
         with self._held():
             _replace(self.folder / PIPELINE.name, PIPELINE.read_text())
             _replace(self.folder / "spec.yaml", spec)
-            _replace(self.folder / "facts.yaml", yaml.safe_dump(dict(FACTS) | dict(facts)))
+            whole = {stage: dict(facts.get(stage, {})) for stage in FOLDERS}
+            _replace(self.folder / FACTS, yaml.safe_dump(whole))
 
     def reproduce(
         self, stage: str | None, on_line: OnLine | None = None, *, force: bool = False
     ) -> Outputs:
         """Run one stage, or all of them in order (None), where something changed.
 
-        A stage takes the outputs before it as they are: `dataset`, which always runs, reads the
-        live log, so a pass that goes stage by stage rests on one data set.
+        A stage takes the outputs before it as they are: `preprocess`, which always runs, reads what
+        is live, so a pass that goes stage by stage rests on one data set.
 
         Args:
             on_line: gets each line of the stage and of DVC.
@@ -173,8 +185,8 @@ class Workspace:
 
     def _pin(self) -> None:
         """Keep what leads to the data set that was just made; the first of an id stays."""
-        made = _stages_in(self.lock).get("dataset")
-        folder = self.folder / FOLDERS["dataset"]
+        made = _stages_in(self.lock).get("features")
+        folder = self.folder / FOLDERS["features"]
         if made is None or not (folder / MANIFEST).exists():
             return  # the stage failed, and says so itself
         pin = self._pin_of(read_manifest(folder).dataset_id)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHOWN = (
     "decision", "rule", "action", "kind", "alias", "name", "version", "tenant", "model", "status",
     "metric_name", "value", "state", "labels", "from_version", "to_version", "champion", "adapter",
+    "served_name",
     "variant",
     "subject", "baseline", "actor", "ts", "created_at", "started_at", "user", "input_tokens",
     "output_tokens", "cost_usd", "git_sha", "blocked", "deleted_at",

@@ -1,7 +1,7 @@
 """`llmops train`: one pass of the train pipeline, and what became of former ones."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,10 +10,20 @@ from rich.table import Table
 
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.listing import print_table
-from deploy.commands.state import open_state
+from deploy.commands.state import failed, open_state
 from evals.records import Verdict
 
+if TYPE_CHECKING:
+    from pipelines.passes import Outcome
+    from pipelines.spec import Spec
+
 app = typer.Typer(no_args_is_help=True)
+
+
+FRESH = Annotated[bool, typer.Option(help="throw away the checkpoints of a run that was killed")]
+TRIED = Annotated[
+    bool, typer.Option(help="whether a version that is registered is tried on live traffic")
+]
 
 
 @app.command()
@@ -21,36 +31,27 @@ def llm(
     spec: Annotated[Path, typer.Argument(help="a spec file, or a packaged spec's name")] = Path(
         "extractor"
     ),
-    fresh: Annotated[
-        bool, typer.Option(help="throw away the checkpoints of a run that was killed")
-    ] = False,
+    fresh: FRESH = False,
+    experiment: TRIED = True,
 ) -> None:
     """Feedback to data set, LoRA training, evaluation against the champion, gate, registration.
 
     Exit code 0 if a version was registered, 100 if the gate did not let the candidate through.
     """
-    from pipelines.passes import run_pass
-    from pipelines.spec import load_spec
+    _train("llm", spec, fresh=fresh, experiment=experiment)
 
-    console = Console()
-    with open_state() as state, looked_up():
-        given = load_spec(spec)
-        installation = installation_of(state)
-        with console.status(f"training {given.name}") as status:
 
-            def show(stage: str, percent: int, what: str) -> None:
-                if console.is_terminal:
-                    status.update(f"{stage} {percent:3d} % {escape(what)}")
-                elif percent in (0, 100):
-                    typer.echo(f"{stage} {percent} % {what}".rstrip())
+@app.command()
+def tabular(
+    spec: Annotated[Path, typer.Argument(help="a spec file, or a packaged spec's name")],
+    fresh: FRESH = False,
+    experiment: TRIED = True,
+) -> None:
+    """Events to features, a classifier, evaluation against the champion, gate, registration.
 
-            outcome = run_pass(installation, given, show, fresh=fresh)
-    typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
-    print_verdict(outcome.verdict)
-    if outcome.version is None:
-        raise typer.Exit(100)
-    typer.echo(f"registered: {given.name} version {outcome.version}, served as {outcome.adapter}")
-    typer.echo(f"next: llmops experiment start {given.alias} {outcome.version} --spec {spec}")
+    Exit code 0 if a version was registered, 100 if the gate did not let the candidate through.
+    """
+    _train("tabular", spec, fresh=fresh, experiment=experiment)
 
 
 @app.command()
@@ -92,3 +93,41 @@ def print_verdict(verdict: Verdict) -> None:
     print_table(table)
     for reason in verdict.reasons:
         typer.echo(f"  {reason}")
+
+
+def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
+    """One pass of the pipeline, told as it goes; ends the command with its exit code."""
+    from pipelines.passes import run_pass
+    from pipelines.spec import load_spec
+
+    console = Console()
+    with open_state() as state, looked_up():
+        given = load_spec(spec)
+        if given.kind != kind:
+            raise failed(f"{spec} is of the kind {given.kind}: llmops train {given.kind} {spec}")
+        installation = installation_of(state)
+        with console.status(f"training {given.name}") as status:
+
+            def show(stage: str, percent: int, what: str) -> None:
+                if console.is_terminal:
+                    status.update(f"{stage} {percent:3d} % {escape(what)}")
+                elif percent in (0, 100):
+                    typer.echo(f"{stage} {percent} % {what}".rstrip())
+
+            outcome = run_pass(installation, given, show, fresh=fresh, experiment=experiment)
+    typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
+    print_verdict(outcome.verdict)
+    if outcome.version is None:
+        raise typer.Exit(100)
+    served = f"served as {outcome.served_name}"
+    typer.echo(f"registered: {given.name} version {outcome.version}, {served}")
+    typer.echo(_next(outcome, given, spec))
+
+
+def _next(outcome: "Outcome", given: "Spec", spec: Path) -> str:
+    if outcome.promotion_id is not None:
+        return f"promotion {outcome.promotion_id}: {given.alias} is answered by it"
+    if outcome.experiment_id is not None:
+        tried = f"experiment {outcome.experiment_id} is under way on {given.alias}"
+        return f"{tried}; see: llmops experiment status {given.alias}"
+    return f"next: llmops experiment start {given.alias} {outcome.version} --spec {spec}"

@@ -13,6 +13,7 @@ from deploy.migrations import upgrade
 from gateway.configuration import ConfigurationError
 from gateway.settings import Settings, SettingsError
 from pipelines.installation import open_installation
+from pipelines.llm_spec import llm_spec
 from pipelines.spec import load_spec
 
 SPEC = Path("extractor")
@@ -39,7 +40,7 @@ def installed(settings: Settings) -> Iterator[Installed]:
                 url=f"http://{server.host}:{server.port}",
                 key=key.read_text().strip() if key.exists() else "",
                 alias=spec.alias,
-                parameters=spec.evaluation.parameters,
+                parameters=llm_spec(spec).evaluation.parameters,
             )
             yield Installed(InstalledLoop(installation, spec, chain), counter)
     except (ConfigurationError, SettingsError) as error:

@@ -34,11 +34,12 @@ from gateway.database import Conflict
 from gateway.errors import GatewayError
 from gateway.request_log import LogUnavailable
 from pipelines import experiment, promotion
-from pipelines.champion import CHALLENGER, CHAMPION, RUNNING, adapter_of, champion_of
+from pipelines.champion import CHALLENGER, CHAMPION, RUNNING, champion_of, served_name_of
 from pipelines.drill import register_ruined
 from pipelines.engines import services_for
 from pipelines.installation import Installation
-from pipelines.lifecycle import champion_adapter
+from pipelines.lifecycle import champion_name
+from pipelines.llm_spec import llm_spec
 from pipelines.observations import Observations
 from pipelines.passes import Outcome, run_pass
 from pipelines.plan import Plan
@@ -114,7 +115,7 @@ class InstalledLoop:
             with installation.database.session() as session:
                 found = champion_of(session, spec.alias)
             registered = Registry(installation.tracking_uri()).aliases(spec.name).get(CHAMPION)
-        return Champion(found.version, champion_adapter(installation, spec.alias), registered)
+        return Champion(found.version, champion_name(installation, spec.alias), registered)
 
     def return_to_base(self, reason: str) -> None:
         """Roll back until the base model answers; MLflow has followed at the end."""
@@ -138,7 +139,7 @@ class InstalledLoop:
             show(Step(stage, percent, 100, what))
 
         with _failing():
-            outcome = run_pass(self._installation, spec, on_progress)
+            outcome = run_pass(self._installation, spec, on_progress, experiment=False)
             return self._trained(spec, outcome)
 
     def register_ruined(self, version: str, reason: str) -> tuple[str, str]:
@@ -204,12 +205,11 @@ class InstalledLoop:
         """The spec with an order's seed, time and number of held-out items."""
         spec = self._spec
         changed: dict[str, Any] = {
-            "dataset": spec.dataset.model_copy(update={"seed": order.seed, "since": order.since}),
+            "dataset": {**spec.dataset, "seed": order.seed, "since": order.since.isoformat()},
             "training": {**spec.training, "seed": order.seed},
         }
         if order.held_out is not None:
-            limited = {"limit": order.held_out}
-            changed["evaluation"] = spec.evaluation.model_copy(update=limited)
+            changed["evaluation"] = {**spec.evaluation, "limit": order.held_out}
             changed["gate"] = tuple(
                 one.model_copy(update={"minimum_n": min(one.minimum_n, order.held_out)})
                 for one in spec.gate
@@ -229,7 +229,7 @@ class InstalledLoop:
             dataset_id=outcome.dataset_id,
             training_id=outcome.training_id,
             version=outcome.version,
-            adapter=outcome.adapter,
+            adapter=outcome.served_name,
             rows={**files, **manifest["sources"], **dropped},
             exact_match=result,
             verdict=outcome.verdict,
@@ -248,7 +248,7 @@ class InstalledLoop:
     ) -> TrialState:
         with self._installation.database.session() as session:
             versions = {arm["variant"]["adapter"]: None for arm in row.arms}
-            known = {adapter_of(session, row.name, row.version): row.version}
+            known = {served_name_of(session, row.name, row.version): row.version}
         means = {CHAMPION: result.baseline, CHALLENGER: result.candidate}
         arms = tuple(
             ArmState(
@@ -278,7 +278,8 @@ class InstalledLoop:
 
 def _right(spec: Spec, folder: Path, name: str) -> list[float]:
     """Exact match of the answers in a file, in the order of the cases."""
-    cases = load_cases(spec.cases_path)[: spec.evaluation.limit]
+    asked = llm_spec(spec).evaluation
+    cases = load_cases(asked.path)[: asked.limit]
     lines = (folder / name).read_bytes().splitlines()
     answers = {row["case_id"]: Answer(**row) for row in map(orjson.loads, lines)}
     scores = (exact_match(case, answers[case.case_id]) for case in cases)

@@ -10,6 +10,7 @@ import orjson
 from deploy.health import probe
 from pipelines.installation import Installation
 from pipelines.lifecycle import git_sha
+from pipelines.llm_spec import llm_spec
 from pipelines.spec import Spec
 
 PROBE_SECONDS = 5.0
@@ -47,14 +48,15 @@ def versions_of(installation: Installation, spec: Spec) -> dict[str, str]:
     from rlhf.adapter import base_digest
 
     upstream, _ = installation.upstream_of(spec.alias)
+    base = llm_spec(spec).base_model
     engine = upstream.url.removesuffix("/v1")
     return {
         "commit": git_sha() or "not in Git",
         "engine": f"vLLM {_engine_version(engine)}",
         "MLflow": _text(f"{installation.tracking_uri()}/version"),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "base model": spec.base_model,
-        "base digest": base_digest(installation.model_folder(spec.base_model))[:16],
+        "base model": base,
+        "base digest": base_digest(installation.model_folder(base))[:16],
     }
 
 

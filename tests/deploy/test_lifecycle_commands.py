@@ -77,13 +77,15 @@ def test_training_tells_each_stage_the_verdict_and_what_comes_next(trained: Trai
     version = registered(trained)
     assert trained.first is not None and trained.first.stderr == ""
     said = trained.first.stdout
-    for stage in ("dataset", "train", "evaluate", "register"):
+    for stage in ("preprocess", "features", "train", "evaluate", "gate", "register"):
         assert f"{stage} 0 %\n" in said and f"{stage} 100 %\n" in said
-    assert f"{version.adapter} against base: promote" in said
+    assert f"{version.served_name} against base: promote" in said
     assert re.search(
         r"exact_match +│ 0.000 +│ 1.000 +│ 1.000 +│ \[\+0.805, \+1.000\] │ 24 │ pass", said
     )
-    assert f"registered: cities version {version.version}, served as {version.adapter}\n" in said
+    assert (
+        f"registered: cities version {version.version}, served as {version.served_name}\n" in said
+    )
     following = f"next: llmops experiment start cities {version.version} --spec"
     assert said.splitlines()[-1] == f"{following} {trained.spec_path}"
     shown = out(trained, "train", "status", NAME)
@@ -157,8 +159,8 @@ def test_an_experiment_from_start_to_stop(copied: TrainHome):
     version, spec = registered(copied), spec_of(copied)
     begun = out(copied, "experiment", "start", NAME, version.version, *spec)
     (identifier,) = re.findall(r"^experiment (\S+) is under way on cities$", begun, re.M)
-    assert arms(copied) == {"champion": None, "challenger": version.adapter}
-    assert list(copied.engine.adapters) == [version.adapter]
+    assert arms(copied) == {"champion": None, "challenger": version.served_name}
+    assert list(copied.engine.adapters) == [version.served_name]
     shown = out(copied, "experiment", "status", NAME)
     assert re.search(rf"{identifier} │ {version.version} +│ running", shown)
     assert shown.splitlines()[-1].startswith("not decided yet: helpful: an arm without any")
@@ -199,7 +201,7 @@ def test_a_version_of_another_base_is_refused(copied: TrainHome):
     with copied.open() as installation, installation.database.transaction() as session:
         session.get_one(TrainingRow, version.training_id).base_digest = base
     out(copied, "promote", NAME, version.version, *WHY)
-    assert arms(copied) == {"champion": version.adapter}
+    assert arms(copied) == {"champion": version.served_name}
 
 
 def test_without_the_engine_nothing_moves(copied: TrainHome):
@@ -210,7 +212,7 @@ def test_without_the_engine_nothing_moves(copied: TrainHome):
         ("experiment", "start", NAME, version.version, *spec_of(copied)),
     ):
         said = refusal(copied, *order)
-        assert f"{version.adapter} (in {version.adapter_path}) is not rolled out" in said
+        assert f"{version.served_name} (in {version.path}) is not rolled out" in said
         assert f"{copied.engine.url}: is away" in said
     assert (arms(copied), actions(copied)) == (None, [])
     copied.backstage.run(copied.engine.come_back())
@@ -220,10 +222,10 @@ def test_back_and_forth_with_mlflow_away(copied: TrainHome):
     version, (bad, spoilt) = registered(copied), ruined(copied)
     copied.shut()
     said = out(copied, "promote", NAME, version.version, *WHY)
-    assert said.startswith(f"cities is answered by {version.adapter}\npromote ")
+    assert said.startswith(f"cities is answered by {version.served_name}\npromote ")
     assert said.endswith(": MLflow's aliases follow\n")
     again = out(copied, "promote", NAME, version.version, *WHY)
-    assert again.startswith(f"nothing changed: cities is answered by {version.adapter}\n")
+    assert again.startswith(f"nothing changed: cities is answered by {version.served_name}\n")
     out(copied, "promote", NAME, bad, *WHY, "--unjudged", "a drill")
     assert arms(copied) == {"champion": spoilt}
     copied.backstage.run(copied.engine.restart())
@@ -231,11 +233,11 @@ def test_back_and_forth_with_mlflow_away(copied: TrainHome):
     began = time.monotonic()
     said = out(copied, "rollback", NAME, *WHY, "--from-version", bad)
     assert time.monotonic() - began < WITHIN
-    assert said.startswith(f"cities is answered by {version.adapter}\nrollback ")
-    assert arms(copied) == {"champion": version.adapter}
-    assert list(copied.engine.adapters) == [version.adapter]
+    assert said.startswith(f"cities is answered by {version.served_name}\nrollback ")
+    assert arms(copied) == {"champion": version.served_name}
+    assert list(copied.engine.adapters) == [version.served_name]
     again = out(copied, "rollback", NAME, *WHY, "--from-version", bad)
-    assert again.startswith(f"nothing changed: cities is answered by {version.adapter}\n")
+    assert again.startswith(f"nothing changed: cities is answered by {version.served_name}\n")
 
     copied.backstage.run(copied.engine.go_away())
     said = out(copied, "rollback", NAME, *WHY)  # the base model needs no engine's consent
@@ -258,5 +260,5 @@ def test_a_champion_before_that_cannot_be_loaded(copied: TrainHome):
     said = out(copied, "rollback", NAME, *WHY, "--accept-base")
     assert time.monotonic() - began < WITHIN
     assert said.startswith("cities is answered by the base model\nrollback ")
-    assert f"{version.adapter} cannot be loaded" in said
+    assert f"{version.served_name} cannot be loaded" in said
     assert arms(copied) == {"champion": None}

@@ -74,8 +74,8 @@ def test_it_came_out_and_says_what_the_stores_say(demo: Demo) -> None:
     chain = demo.chain
     for identifier in (
         chain.dataset["dataset_id"], chain.training["training_id"], chain.verdict["verdict_id"],
-        chain.version["adapter"], chain.experiment["experiment_id"], chain.decision["verdict_id"],
-        chain.promotion["promotion_id"],
+        chain.version["served_name"], chain.experiment["experiment_id"],
+        chain.decision["verdict_id"], chain.promotion["promotion_id"],
     ):  # fmt: skip
         assert identifier in demo.page
 
@@ -83,12 +83,12 @@ def test_it_came_out_and_says_what_the_stores_say(demo: Demo) -> None:
 def test_three_experiments_ended_as_they_should(demo: Demo) -> None:
     trials = demo.stores.rows("SELECT * FROM experiment ORDER BY experiment_id")
     assert [one["state"] for one in trials] == ["promoted", "held", "rolled_back"]
-    adapter = demo.chain.version["adapter"]
+    adapter = demo.chain.version["served_name"]
     arms = [[arm["variant"]["adapter"] for arm in one["arms"]] for one in trials]
     assert arms[:2] == [[None, adapter], [adapter, adapter]]
     assert arms[2][0] == adapter != arms[2][1]
     ruined = demo.stores.one("SELECT * FROM model_version WHERE version = ?", trials[2]["version"])
-    assert ruined["adapter"] == arms[2][1] and ruined["verdict_id"] is None
+    assert ruined["served_name"] == arms[2][1] and ruined["verdict_id"] is None
 
 
 def test_the_registry_names_what_the_database_names(demo: Demo) -> None:
@@ -98,20 +98,20 @@ def test_the_registry_names_what_the_database_names(demo: Demo) -> None:
     assert chain.champion.run_id == chain.version["training_id"]
     assert tags["dataset_id"] == run.data.tags["dataset_id"] == chain.dataset["dataset_id"]
     assert tags["verdict_id"] == chain.verdict["verdict_id"]
-    assert tags["adapter_digest"] == chain.training["adapter_digest"]
+    assert tags["digest"] == chain.training["digest"]
     assert run.info.status == "FINISHED" and run.data.metrics["loss"] < 1
     aliases = mlflow.get_registered_model(NAME).aliases
     assert aliases == {"champion": chain.promotion["to_version"]}
 
 
 def test_the_served_adapter_is_the_logged_one(demo: Demo, tmp_path: Path) -> None:
-    kept = Path(demo.chain.version["adapter_path"])
+    kept = Path(demo.chain.version["path"])
     run_id = demo.chain.version["training_id"]
     from mlflow.artifacts import download_artifacts
 
     fetched = Path(
         download_artifacts(
-            run_id=run_id, artifact_path="adapter", dst_path=str(tmp_path),
+            run_id=run_id, artifact_path="model", dst_path=str(tmp_path),
             tracking_uri=demo.stores.mlflow_url,
         )
     )  # fmt: skip
@@ -186,7 +186,7 @@ def test_after_the_promotion_the_adapter_answers(demo: Demo) -> None:
     later = [row for row in demo.stores.log.values()
              if row["model"] == NAME and _seconds_after(row, moved) > IN_FORCE_SECONDS]  # fmt: skip
     plain = [row for row in later if row["experiment"] is None]
-    assert plain and {row["adapter"] for row in plain} == {demo.chain.version["adapter"]}
+    assert plain and {row["adapter"] for row in plain} == {demo.chain.version["served_name"]}
     assert not [row for row in later if row["adapter"] is None]
 
 
@@ -222,7 +222,7 @@ def test_the_plain_model_is_itself_beside_an_adapter(demo: Demo, stack: RunningS
             return str(json.loads(answer.read())["choices"][0]["message"]["content"])
 
     plain = ["smollm2-135m-instruct"] * len(questions)
-    adapted = [demo.chain.version["adapter"]] * len(questions)
+    adapted = [demo.chain.version["served_name"]] * len(questions)
     with ThreadPoolExecutor(len(questions) * 2) as pool:
         alone = list(pool.map(ask, plain, questions))
         mixed = list(pool.map(ask, plain + adapted, questions * 2))
@@ -318,7 +318,7 @@ class Asking:
 
 
 def test_rollback_and_promotion_lose_no_request(demo: Demo, stack: RunningStack) -> None:
-    adapter, version = demo.chain.version["adapter"], demo.chain.version["version"]
+    adapter, version = demo.chain.version["served_name"], demo.chain.version["version"]
     with Asking(stack) as asking:
         time.sleep(2)
         began = time.monotonic()

@@ -77,12 +77,13 @@ def seed_version(
         training = TrainingRow(
             training_id=training_id,
             name=ALIAS,
+            kind="llm",
             dataset_id=dataset_id,
             base_model="base-model",
             base_digest="b" * 64,
-            adapter=adapter,
-            adapter_digest="d" * 64,
-            adapter_path=f"/adapters/{adapter}",
+            served_name=adapter,
+            digest="d" * 64,
+            path=f"/adapters/{adapter}",
             configuration={},
             metrics={},
             created_at=now(),
@@ -94,8 +95,8 @@ def seed_version(
             version=version,
             training_id=training_id,
             verdict_id=None if verdict is None else verdict.verdict_id,
-            adapter=adapter,
-            adapter_path=f"/adapters/{adapter}",
+            served_name=adapter,
+            path=f"/adapters/{adapter}",
             created_at=now(),
         )
         session.add(row)

@@ -266,12 +266,13 @@ def _training(chain: Chain, tracking_uri: str | None) -> None:
             TrainingRow(
                 training_id=chain.training_id,
                 name=chain.name,
+                kind="llm",
                 dataset_id=chain.dataset_id,
                 base_model="tiny",
                 base_digest=BASE_DIGEST,
-                adapter=chain.adapter,
-                adapter_digest=info.digest,
-                adapter_path=str(chain.adapter_path),
+                served_name=chain.adapter,
+                digest=info.digest,
+                path=str(chain.adapter_path),
                 configuration={"rank": 1},
                 metrics={"last_loss": 0.5},
                 created_at=now(),
@@ -299,8 +300,9 @@ def _version(chain: Chain, tracking_uri: str | None, verdict: Verdict) -> None:
     chain.version = "1"
     if tracking_uri is not None:
         tags = {
-            "adapter": chain.adapter,
-            "adapter_digest": inspect(chain.adapter_path).digest,
+            "kind": "llm",
+            "served_name": chain.adapter,
+            "digest": inspect(chain.adapter_path).digest,
             "base_digest": BASE_DIGEST,
             "dataset_id": chain.dataset_id,
             "training_id": chain.training_id,
@@ -318,8 +320,8 @@ def _version(chain: Chain, tracking_uri: str | None, verdict: Verdict) -> None:
                 version=chain.version,
                 training_id=chain.training_id,
                 verdict_id=verdict.verdict_id,
-                adapter=chain.adapter,
-                adapter_path=str(chain.adapter_path),
+                served_name=chain.adapter,
+                path=str(chain.adapter_path),
                 created_at=now(),
             )
         )

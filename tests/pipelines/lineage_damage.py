@@ -54,7 +54,7 @@ def copied(chain: Chain, home: Path) -> Chain:
         reader=LogReader(home / "spool", str(home / "log" / "requests")),
     )
     for table in ("training", "model_version"):
-        moved = f"UPDATE {table} SET adapter_path = replace(adapter_path, ?, ?)"
+        moved = f"UPDATE {table} SET path = replace(path, ?, ?)"
         edit(copy, moved, str(chain.home), str(home))
     return copy
 

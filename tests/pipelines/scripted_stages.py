@@ -33,25 +33,34 @@ def note(stage: str) -> dict:
     return script
 
 
-def dataset(spec: Path, out: Path) -> None:
+def preprocess(spec: Path, out: Path) -> None:
+    script = note("preprocess")
+    out.mkdir(parents=True)
+    kept = {name: script.get(name) for name in ("examples", "users", "dropped")}
+    (out / "raw.json").write_text(json.dumps(kept))
+
+
+def features(spec: Path, preprocessed: Path, out: Path) -> None:
     from pipelines.datasets import freeze
     from rlhf.examples import Collected, Example, Selection
 
-    script = note("dataset")
+    note("features")
+    raw = json.loads((preprocessed / "raw.json").read_text())
     examples = tuple(
         Example(
             messages=({"role": "user", "content": f"no. {number}"},),
             completion=str(number),
             source="demonstration",
-            user=f"u{number % script.get('users', 10)}",
+            user=f"u{number % (raw['users'] or 10)}",
             request_id=f"r{number:04}",
             feedback_id=f"f{number:04}",
             content_hash=f"h{number:04}",
         )
-        for number in range(script["examples"])
+        for number in range(raw["examples"])
     )
-    collected = Collected(examples, {"disapproved": script.get("dropped", 0)}, Selection("a", "b"))
-    freeze(collected, "extractor", out, validation_share=0.1, seed=0, minimum=2)
+    collected = Collected(examples, {"disapproved": raw["dropped"] or 0}, Selection("a", "b"))
+    manifest = freeze(collected, "extractor", out, validation_share=0.1, seed=0, minimum=2)
+    (out / "id").write_text(manifest.dataset_id)
 
 
 def train(spec: Path, dataset: Path, out: Path) -> None:
@@ -69,25 +78,39 @@ def train(spec: Path, dataset: Path, out: Path) -> None:
     shutil.rmtree(checkpoints)
 
 
-def evaluate(spec: Path, training: Path, out: Path) -> None:
+def evaluate(spec: Path, dataset: Path, training: Path, out: Path) -> None:
     note("evaluate")
     out.mkdir(parents=True)
-    trained = json.loads((training / "training.json").read_text())
-    (out / "verdict.json").write_text(json.dumps({"decision": "promote"} | trained))
+    shutil.copy(training / "training.json", out / "results.json")
 
 
-def register(spec: Path, training: Path, evaluation: Path, out: Path) -> None:
+def gate(spec: Path, evaluation: Path, out: Path) -> None:
+    note("gate")
+    out.mkdir(parents=True)
+    results = json.loads((evaluation / "results.json").read_text())
+    (out / "verdict.json").write_text(json.dumps({"decision": "promote"} | results))
+
+
+def register(spec: Path, training: Path, verdict: Path, out: Path) -> None:
     note("register")
     out.mkdir(parents=True)
-    verdict = json.loads((evaluation / "verdict.json").read_text())
+    judged = json.loads((verdict / "verdict.json").read_text())
     given = spec.read_text()
-    (out / "version.json").write_text(json.dumps({"spec": given, "verdict": verdict}))
+    (out / "version.json").write_text(json.dumps({"spec": given, "verdict": judged}))
+
+
+def experiment(spec: Path, version: Path, out: Path, live: bool = True) -> None:
+    note("experiment" if live else "idle")
+    out.mkdir(parents=True)
+    shutil.copy(version / "version.json", out / "experiment.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage")
-    for name in ("spec", "dataset", "training", "evaluation", "out"):
+    for name in (
+        "spec", "preprocessed", "dataset", "training", "evaluation", "verdict", "version", "out"
+    ):  # fmt: skip
         parser.add_argument(f"--{name}", type=Path)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     globals()[given.pop("stage")](**given)

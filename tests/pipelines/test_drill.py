@@ -38,17 +38,17 @@ def test_a_ruined_copy_is_another_adapter_that_the_engine_takes(copied: TrainHom
         with installation.database.session() as session:
             row = find_version(session, NAME, made)
         assert row is not None and row.training_id == good.training_id
-        assert (row.verdict_id, row.adapter) == (None, served)
-        folder = Path(row.adapter_path)
+        assert (row.verdict_id, row.served_name) == (None, served)
+        folder = Path(row.path)
         base = base_digest(installation.model_folder("tiny"))
         info = require_fit(folder, base, installation.lora_rank)
         known = Registry(installation.tracking_uri()).version(NAME, made)
-    whole = inspect(copied.folder / "adapters" / good.adapter)
-    assert served == served_name(NAME, info) != good.adapter
+    whole = inspect(copied.folder / "adapters" / good.served_name)
+    assert served == served_name(NAME, info) != good.served_name
     assert info.digest != whole.digest and "drill" in info.note
     assert (info.rank, info.target_modules) == (whole.rank, whole.target_modules)
     assert known is not None and "verdict_id" not in known.tags
-    assert known.tags["adapter_digest"] == info.digest
+    assert known.tags["digest"] == info.digest
     assert known.description.endswith(f": a spoilt copy of version {good.version}")
 
 
@@ -74,7 +74,7 @@ def test_it_gets_no_traffic_without_a_reason(copied: TrainHome, unjudged: str | 
 def test_twice_is_the_same_version_also_after_a_kill(copied: TrainHome):
     with copied.open() as installation:
         (good,) = versions(installation)
-        left = installation.adapters_dir / f".{good.adapter}.ruined"
+        left = installation.adapters_dir / f".{good.served_name}.ruined"
         left.mkdir()
         (left / "adapter_config.json").write_text("{")
         first = register_ruined(installation, copied.spec(), good.version, REASON)
@@ -83,7 +83,7 @@ def test_twice_is_the_same_version_also_after_a_kill(copied: TrainHome):
         assert [row.version for row in versions(installation)] == [good.version, first[0]]
         assert (installation.adapters_dir / first[1]).stat().st_mtime_ns == stamp
         folders = {path.name for path in installation.adapters_dir.iterdir()}
-        assert folders == {good.adapter, first[1]}
+        assert folders == {good.served_name, first[1]}
 
 
 def test_without_mlflow_or_a_version_nothing_is_registered(copied: TrainHome):

@@ -29,9 +29,9 @@ async def test_a_candidate_of_a_model_without_any_version_is_unloaded(tmp_path: 
                 session.flush()
                 session.add(
                     TrainingRow(
-                        training_id="t", name=ALIAS, dataset_id="d", base_model="b",
-                        base_digest="b", adapter=adapter_name("1"), adapter_digest="a",
-                        adapter_path="/x", configuration={}, metrics={}, created_at=now(),
+                        training_id="t", name=ALIAS, kind="llm", dataset_id="d", base_model="b",
+                        base_digest="b", served_name=adapter_name("1"), digest="a",
+                        path="/x", configuration={}, metrics={}, created_at=now(),
                     )
                 )  # fmt: skip
                 session.add(

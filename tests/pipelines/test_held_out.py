@@ -61,10 +61,13 @@ def test_no_golden_case_is_trained_on(tmp_path: Path) -> None:
     log.database.close()
     (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(configuration("http://127.0.0.1:9/v1")))
     spec = load_spec(Path("extractor"))
-    dataset = spec.dataset.model_copy(update={"tenant": "acme", "minimum": 2})
+    dataset = {**spec.dataset, "tenant": "acme", "minimum": 2}
     spec = spec.model_copy(update={"dataset": dataset})
+    raw, quiet = tmp_path / "raw", lambda *_: None
+    raw.mkdir()
     with open_installation(load_settings({"LLMOPS_HOME": str(tmp_path)})) as installation:
-        manifest = llm.build_dataset(installation, spec, tmp_path / "dataset")
+        llm.preprocess(installation, spec, raw, quiet)
+        manifest = llm.features(installation, spec, raw, tmp_path / "dataset", quiet)
     assert manifest.about["dropped"] == {"held_out": len(golden)}
     files = [tmp_path / "dataset" / f"{part}.jsonl" for part in ("train", "validation")]
     lines = [orjson.loads(line) for path in files for line in path.read_bytes().splitlines()]

@@ -55,12 +55,12 @@ def _adapter_changed(chain: Chain) -> str:
 
 def _adapter_gone(chain: Chain) -> str:
     shutil.rmtree(chain.adapter_path)
-    return f"no whole adapter in {chain.adapter_path}; fetch it again: mlflow artifacts download"
+    return f"no whole model in {chain.adapter_path}; fetch it again: mlflow artifacts download"
 
 
 def _weights_gone(chain: Chain) -> str:
     (chain.adapter_path / WEIGHTS).unlink()
-    return f"no whole adapter in {chain.adapter_path}"
+    return f"no whole model in {chain.adapter_path}"
 
 
 def _files_gone(chain: Chain) -> str:

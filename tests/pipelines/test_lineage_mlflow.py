@@ -57,18 +57,16 @@ def _never_in_mlflow(chain: Chain, server: MLflowServer) -> str:
 
 def _artifact_gone(chain: Chain, server: MLflowServer) -> str:
     shutil.rmtree(_artifact(chain, server))
-    return "its artifact 'adapter' has no adapter_config.json, llmops_adapter.json, adapter_model"
+    return "its artifact 'model' has no adapter_config.json, llmops_adapter.json, adapter_model"
 
 
 def _weights_gone(chain: Chain, server: MLflowServer) -> str:
     (_artifact(chain, server) / WEIGHTS).unlink()
-    return (
-        f"its artifact 'adapter' has no {WEIGHTS}; upload it again: mlflow artifacts log-artifacts"
-    )
+    return f"its artifact 'model' has no {WEIGHTS}; upload it again: mlflow artifacts log-artifacts"
 
 
 def _artifact(chain: Chain, server: MLflowServer) -> Path:
-    (found,) = (server.folder / "artifacts").rglob(f"{chain.training_id}/artifacts/adapter")
+    (found,) = (server.folder / "artifacts").rglob(f"{chain.training_id}/artifacts/model")
     return found
 
 
@@ -95,7 +93,7 @@ def _alias_set(chain: Chain, server: MLflowServer) -> str:
 
 def _unknown_version(chain: Chain, server: MLflowServer) -> str:
     """Somebody registered one past the gate."""
-    tags: dict[str, str | None] = {"adapter_digest": "e" * 64}
+    tags: dict[str, str | None] = {"digest": "e" * 64}
     registry = Registry(server.url)
     assert registry.register(chain.name, chain.training_id, chain.adapter_path, tags) == "2"
     return f"registry → model_version {chain.name}/2: named by a promotion, an experiment, a run or"
@@ -121,8 +119,8 @@ def test_every_tag_of_a_version_is_compared(chain: Chain, mlflow_server: MLflowS
     version = Registry(mlflow_server.url).version(chain.name, chain.version)
     assert version is not None
     compared = dict(version.tags)
-    assert compared.pop("adapter_path")  # a place, not a link
-    assert len(compared) == 6
+    assert compared.pop("path")  # a place, not a link
+    assert len(compared) == 7
     for name, value in compared.items():
         tag = {"name": chain.name, "version": chain.version, "key": name}
         api.post("model-versions/set-tag", {**tag, "value": "9" * 12})
@@ -171,8 +169,9 @@ def _drill(chain: Chain, tracking_uri: str) -> tuple[str, str]:
     adapter = served_name(chain.name, info)
     path = fresh.rename(fresh.with_name(adapter))
     tags: dict[str, str | None] = {
-        "adapter": adapter,
-        "adapter_digest": info.digest,
+        "kind": "llm",
+        "served_name": adapter,
+        "digest": info.digest,
         "base_digest": BASE_DIGEST,
         "dataset_id": chain.dataset_id,
     }
@@ -183,8 +182,8 @@ def _drill(chain: Chain, tracking_uri: str) -> tuple[str, str]:
                 name=chain.name,
                 version=version,
                 training_id=chain.training_id,
-                adapter=adapter,
-                adapter_path=str(path),
+                served_name=adapter,
+                path=str(path),
                 created_at=now(),
             )
         )

@@ -100,7 +100,7 @@ def test_one_trace_of_an_alias_is_enough(chain: Chain, mlflow: str, kept: str, n
 FREE = {
     "dataset": {"created_at"},
     "dataset_example": set[str](),
-    "training": {"base_model", "adapter_path", "configuration", "metrics", "git_sha", "created_at"},
+    "training": {"base_model", "path", "configuration", "metrics", "git_sha", "created_at"},
     "model_version": {"created_at"},
     "run": {"run_id", "state", "stage", "message", "spec", "git_sha", "started_at", "ended_at"},
     "experiment": {"message", "started_at", "ended_at"},

@@ -109,9 +109,9 @@ def test_a_pass_goes_from_feedback_to_a_registered_version(trained):
     heard = {row.feedback_id for row in rows(trained, FeedbackRow)}
     assert {row.feedback_id for row in rows(trained, DatasetExampleRow)} == heard
 
-    info = inspect(trained.folder / "adapters" / version.adapter)
-    assert version.adapter == training.adapter == served_name(NAME, info)
-    assert training.adapter_digest == info.digest
+    info = inspect(trained.folder / "adapters" / version.served_name)
+    assert version.served_name == training.served_name == served_name(NAME, info)
+    assert training.digest == info.digest
     assert training.base_digest == base_digest(trained.folder / "models" / "tiny")
     assert training.metrics["last_loss"] < training.metrics["first_loss"]
 
@@ -119,13 +119,13 @@ def test_a_pass_goes_from_feedback_to_a_registered_version(trained):
         verdict = find_verdict(session, str(version.verdict_id))
         assert verdict is not None
         assert (verdict.decision, verdict.subject, verdict.baseline) == (
-            "promote", version.adapter, "base"
+            "promote", version.served_name, "base"
         )  # fmt: skip
         assert verdict.evidence["training_id"] == training.training_id
         report = check_one(sources_of(installation, data=False), NAME, version.version)
     assert [link.to for link in report.broken] == ["key key-1"]  # there was no gateway
-    assert chats(trained) == [BASE] * 24 + [version.adapter] * 24
-    assert trained.engine.adapters == {version.adapter: version.adapter_path}
+    assert chats(trained) == [BASE] * 24 + [version.served_name] * 24
+    assert trained.engine.adapters == {version.served_name: version.path}
     require_untouched(trained)
 
 
@@ -141,7 +141,7 @@ def test_mlflow_knows_of_it_all(trained):
     assert tags["base_digest"] == training.base_digest
     found = Registry(trained.door.url).version(NAME, version.version)
     assert found is not None and found.training_id == training.training_id
-    assert found.tags["adapter_digest"] == training.adapter_digest
+    assert found.tags["digest"] == training.digest
     assert found.tags["dataset_id"] == training.dataset_id
 
 
@@ -169,7 +169,7 @@ def test_a_worse_candidate_is_not_registered(copied):
     outcome = copied.run()
     assert (outcome.verdict.decision, outcome.version) == ("reject", None)
     last = runs(copied)[-1]
-    assert (last.state, last.stage, last.version) == ("finished", "evaluate", None)
+    assert (last.state, last.stage, last.version) == ("finished", "gate", None)
     assert str(last.message).startswith("reject: exact_match: 0.000 against 1.000")
     assert last.verdict_id == outcome.verdict.verdict_id
     assert len(rows(copied, ModelVersionRow)) == 1
@@ -179,16 +179,20 @@ def test_a_worse_candidate_is_not_registered(copied):
 @pytest.mark.parametrize(
     ("changes", "stage", "message"),
     [
-        ({"dataset": {"tenant": "nobody"}}, "dataset", "0 examples of 0 users; at least 8 of 2"),
-        ({"dataset": {"tenant": "solo"}}, "dataset", "one user makes up 19 of 20 examples"),
-        ({"training": {"rank": 32}}, "dataset", "training.rank: 32 is above the engine's 16"),
+        ({"dataset": {"tenant": "nobody"}}, "features", "0 examples of 0 users; at least 8 of 2"),
+        ({"dataset": {"tenant": "solo"}}, "features", "one user makes up 19 of 20 examples"),
+        ({"training": {"rank": 32}}, "preprocess", "training.rank: 32 is above the engine's 16"),
         pytest.param(
             {"training": {"learning_rate": 1e30}},
             "train",
             "the training diverged in step",
             marks=pytest.mark.slow,
         ),
-        ({"base_model": "none"}, "starting", "base_model: 'none' is neither a model in"),
+        (
+            {"training": {"base_model": "none"}},
+            "starting",
+            "base_model: 'none' is neither a model in",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_ends_with_its_reason(copied, changes, stage, message):
@@ -204,7 +208,7 @@ def test_what_cannot_be_trained_on_ends_with_its_reason(copied, changes, stage, 
     assert message in str(run.message) and "Traceback" not in str(run.message)
     assert run.ended_at is not None
     (training,) = rows(copied, TrainingRow)
-    assert [path.name for path in (copied.folder / "adapters").iterdir()] == [training.adapter]
+    assert [path.name for path in (copied.folder / "adapters").iterdir()] == [training.served_name]
     assert copied.engine.calls == []
     require_untouched(copied)
 
@@ -268,7 +272,9 @@ def test_an_engine_that_never_lists_the_adapter(copied, tmp_path, monkeypatch):
     copied.engine.invisible = True
     training = copied.folder / "lifecycle" / NAME / "training"
     with copied.open() as installation, pytest.raises(RolloutFailed, match="does not list it"):
-        evaluate(installation, copied.spec(), training, tmp_path, lambda *_: None)
+        evaluate(
+            installation, copied.spec(), training, training, tmp_path, lambda *_: None
+        )  # the data set is not looked at
     assert copied.engine.adapters == {} and chats(copied) == []
 
 
@@ -303,8 +309,8 @@ def test_a_kill_and_mlflow_away_three_times_cost_no_step(blank, trained):
     assert runs(blank)[1].message == "its process ended in stage train"
     (version,), (training,) = rows(blank, ModelVersionRow), rows(blank, TrainingRow)
     once = rows(trained, TrainingRow)[0]
-    assert (outcome.version, version.adapter) == (version.version, once.adapter)
-    assert (training.adapter_digest, training.dataset_id) == (once.adapter_digest, once.dataset_id)
+    assert (outcome.version, version.served_name) == (version.version, once.served_name)
+    assert (training.digest, training.dataset_id) == (once.digest, once.dataset_id)
     assert losses(MLflowAPI(blank.door.url), training.training_id) == list(range(1, STEPS + 1))
     assert not blank.work.exists()
     require_untouched(blank)
@@ -355,14 +361,14 @@ def test_kubeflows_local_runner_makes_the_same_adapter(blank, trained, tmp_path,
     for name, value in blank.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(blank.folder)
-    folders = run_locally(blank.spec().text(), tmp_path / "runs")
+    folders = run_locally("llm", blank.spec().text(), tmp_path / "runs", live=False)
     (training,), (version,) = (
         rows(blank, TrainingRow),
         rows(blank, ModelVersionRow),
     )
     once = rows(trained, TrainingRow)[0]
-    assert (training.adapter_digest, training.dataset_id) == (once.adapter_digest, once.dataset_id)
+    assert (training.digest, training.dataset_id) == (once.digest, once.dataset_id)
     said = json.loads((folders["version"] / "version.json").read_text())
     assert said == {"name": NAME, "version": version.version}
-    assert inspect(folders["training"] / "adapter").digest == once.adapter_digest
+    assert inspect(folders["training"] / "model").digest == once.digest
     require_untouched(blank)

@@ -15,8 +15,8 @@ from tests.pipelines.silent_server import silent_server
 
 PATIENCE = 5.0
 TAGS = {
-    "adapter": "extractor-3f2a90c1d4e5",
-    "adapter_digest": "3f2a90c1d4e5" + "0" * 52,
+    "served_name": "extractor-3f2a90c1d4e5",
+    "digest": "3f2a90c1d4e5" + "0" * 52,
     "base_digest": "ab" * 32,
     "dataset_id": "d" * 32,
     "verdict_id": "v-1",
@@ -52,12 +52,12 @@ def test_a_version_has_its_tags_and_its_source(registry, training, tmp_path):
     found = registry.version("reg-tags", version)
     assert version == "1"
     assert found.training_id == training
-    assert found.source.endswith(f"{training}/artifacts/adapter")
+    assert found.source.endswith(f"{training}/artifacts/model")
     assert found.description == "78 % right"
     assert found.tags == {
         **{key: value for key, value in TAGS.items() if value is not None},
         "training_id": training,
-        "adapter_path": str(tmp_path / "adapter"),
+        "path": str(tmp_path / "adapter"),
     }
 
 
@@ -67,14 +67,14 @@ def test_mlflows_own_client_reads_what_was_written(registry, training, tmp_path,
     registry.set_alias("reg-own", "champion", version)
     found = client.get_model_version_by_alias("reg-own", "champion")
     assert (found.version, found.run_id) == (version, training)
-    assert found.tags["adapter"] == TAGS["adapter"]
+    assert found.tags["served_name"] == TAGS["served_name"]
     assert client.get_model_version_download_uri("reg-own", version) == found.source
 
 
 def test_again_is_the_same_version(registry, training, tmp_path):
     first = registry.register("reg-again", training, tmp_path, TAGS)
     again = registry.register("reg-again", training, tmp_path, {**TAGS, "verdict_id": "v-2"})
-    other = registry.register("reg-again", training, tmp_path, {**TAGS, "adapter_digest": "f" * 64})
+    other = registry.register("reg-again", training, tmp_path, {**TAGS, "digest": "f" * 64})
     assert (first, again, other) == ("1", "1", "2")
     assert registry.version("reg-again", "1").tags["verdict_id"] == "v-1"
 
@@ -102,7 +102,7 @@ def test_aliases_move_and_go(registry, training, tmp_path):
     assert registry.aliases("reg-alias") == {}
     registry.set_alias("reg-alias", "champion", None)  # nothing is there: nothing to take away
     one = registry.register("reg-alias", training, tmp_path, TAGS)
-    two = registry.register("reg-alias", training, tmp_path, {**TAGS, "adapter_digest": "e" * 64})
+    two = registry.register("reg-alias", training, tmp_path, {**TAGS, "digest": "e" * 64})
     registry.set_alias("reg-alias", "champion", one)
     registry.set_alias("reg-alias", "challenger", two)
     assert registry.aliases("reg-alias") == {"champion": one, "challenger": two}
@@ -121,10 +121,10 @@ def test_what_is_not_there_is_said(registry, training, tmp_path, mlflow_server):
         registry.set_alias("reg-missing", "champion", "99")
     with pytest.raises(RegistryRefused, match="no run 0123456789abcdef"):
         registry.register("reg-missing", "0123456789abcdef" * 2, tmp_path, TAGS)
-    with pytest.raises(RegistryRefused, match="adapter_digest"):
-        registry.register("reg-missing", training, tmp_path, {"adapter": "x"})
+    with pytest.raises(RegistryRefused, match="digest"):
+        registry.register("reg-missing", training, tmp_path, {"served_name": "x"})
     bare = _trained(mlflow_server, _folder(tmp_path / "bare"), adapter=False)
-    with pytest.raises(RegistryRefused, match="no artifact 'adapter'"):
+    with pytest.raises(RegistryRefused, match="no artifact 'model'"):
         registry.register("reg-missing", bare, tmp_path, TAGS)
 
 

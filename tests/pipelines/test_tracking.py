@@ -82,9 +82,9 @@ def test_a_training_is_a_run(tracking, looker, tmp_path):
     }  # fmt: skip
     assert "git_sha" not in looker.data(run.training_id, "tags")
     assert looker.history(run.training_id, "loss") == [(step, 1 / step) for step in range(1, 21)]
-    assert looker.files(run.training_id, "adapter")["adapter/adapter_config.json"] == 2
-    assert looker.files(run.training_id, "adapter/deep") == {
-        "adapter/deep/weights with space.bin": 3_000_000
+    assert looker.files(run.training_id, "model")["model/adapter_config.json"] == 2
+    assert looker.files(run.training_id, "model/deep") == {
+        "model/deep/weights with space.bin": 3_000_000
     }
 
 
@@ -173,7 +173,7 @@ def test_artifacts_while_mlflow_is_away(tracking, looker, mlflow_server, tmp_pat
         run.artifacts(adapter)
         run.artifacts(adapter)
     assert run.training_id == started.training_id
-    assert looker.files(run.training_id, "adapter") == {"adapter/weights.bin": 20_000_000}
+    assert looker.files(run.training_id, "model") == {"model/weights.bin": 20_000_000}
 
 
 def test_another_training_is_another_run_and_the_left_one_ends(tracking, looker, tmp_path):

@@ -28,14 +28,14 @@ SPEC = {
     "name": "extractor",
     "kind": "llm",
     "alias": "extractor",
-    "base_model": "tiny",
     "dataset": {"minimum": 2},
-    "training": {"rank": 8},
+    "training": {"base_model": "tiny", "rank": 8},
     "evaluation": {"cases": "extraction.jsonl"},
     "gate": [],
     "experiment": {"share": 0.5},
+    "approval": "automatic",
 }
-ALL = ("dataset", "train", "evaluate", "register")
+ALL = tuple(FOLDERS)
 RUN = """
 import sys
 from pathlib import Path
@@ -70,28 +70,30 @@ def test_stages_run_in_order_and_only_where_something_changed(workspace, script)
     assert first.ran == ALL == tuple(script.calls)
     assert '{"percent": 0, "what": "train"}' in lines
     assert json.loads((first.folders["register"] / "version.json").read_text())["spec"] == spec()
-    assert workspace.reproduce(None).ran == ("dataset",)
+    assert workspace.reproduce(None).ran == ("preprocess",)
 
-    def ran_after(given: str, **facts: str):
-        workspace.prepare(given, {**facts})
+    def ran_after(given: str, **facts: dict[str, str]):
+        workspace.prepare(given, facts)
         return workspace.reproduce(None).ran[1:]
 
-    assert ran_after(spec(experiment={"share": 0.1})) == ()
-    assert ran_after(spec(gate=["stricter"])) == ("evaluate",)
-    assert ran_after(spec(gate=["stricter"]), champion="3") == ("evaluate",)
-    assert ran_after(spec(gate=["stricter"], training={"rank": 4}), champion="3") == ("train",)
+    met, based = {"champion": "3"}, {"base_digest": "other weights"}
+    assert ran_after(spec(experiment={"share": 0.1})) == ("experiment",)
+    assert ran_after(spec(gate=["stricter"])) == ("gate",)
+    assert ran_after(spec(gate=["stricter"]), evaluate=met) == ("evaluate",)
+    assert ran_after(spec(gate=["stricter"], training={"rank": 4}), evaluate=met) == ("train",)
     script.say(examples=31)
-    assert ran_after(spec()) == ("train", "evaluate", "register")
-    assert ran_after(spec(), base="other weights") == ("train",)
+    assert ran_after(spec()) == ALL[1:]
+    assert ran_after(spec(), train=based) == ("train",)
     script.say(examples=30, dropped=4)
-    assert ran_after(spec()) == ()  # the first data again: its results are in the cache
+    assert ran_after(spec()) == ("features",)  # the first data again: the rest is in the cache
 
 
 def test_going_stage_by_stage_rests_on_one_data_set(workspace, script):
-    workspace.reproduce("dataset")
+    for stage in ALL[:2]:
+        workspace.reproduce(stage)
     before = read_manifest(workspace.folder / "dataset")
     script.say(examples=60)  # feedback comes in meanwhile
-    for stage in ALL[1:]:
+    for stage in ALL[2:]:
         assert workspace.reproduce(stage).ran == (stage,)
     assert script.calls == list(ALL)
     assert read_manifest(workspace.folder / "dataset") == before
@@ -110,10 +112,10 @@ def test_a_failed_stage_says_why_in_its_own_words(workspace, script):
     with pytest.raises(StageFailed, match="LookupError: evaluate crashed"):
         workspace.reproduce(None)
     script.say(examples=1)
-    with pytest.raises(StageFailed, match=r"stage dataset failed: (?s:.)*1 examples of 1 users"):
+    with pytest.raises(StageFailed, match=r"stage features failed: (?s:.)*1 examples of 1 users"):
         workspace.reproduce(None)
     script.say(examples=30)
-    assert workspace.reproduce(None).ran == ("dataset", "evaluate", "register")
+    assert workspace.reproduce(None).ran == ("preprocess", *ALL[3:])
     assert script.calls.count("train") == 2
 
 
@@ -123,7 +125,8 @@ def test_a_former_data_set_can_be_fetched_again(workspace, script):
     bytes_then = (workspace.folder / "dataset" / TRAIN).read_bytes()
     workspace.push()
     script.say(examples=50)
-    workspace.reproduce("dataset")
+    for stage in ALL[:2]:
+        workspace.reproduce(stage)
     second = read_manifest(workspace.folder / "dataset")
     lock = workspace.lock
     assert second.dataset_id != first.dataset_id
@@ -217,7 +220,7 @@ def test_a_killed_run_is_taken_up_where_it_was(script, run):
 
     script.say(examples=30, steps=done + 2)
     workspace.prepare(spec())
-    assert workspace.reproduce(None).ran == ALL
+    assert workspace.reproduce(None).ran == ("preprocess", *ALL[2:])
     trained = json.loads((workspace.folder / "training" / "training.json").read_text())
     assert trained["resumed_from"] == done >= 3
 
@@ -274,13 +277,13 @@ def test_what_a_kill_can_leave_half_written_blocks_nobody(workspace, script):
     script.forget()
     for locked in (json.dumps(held), '{"write": {"/some'):
         rwlock.write_text(locked)
-        assert workspace.reproduce("dataset").ran == ("dataset",)
+        assert workspace.reproduce("preprocess").ran == ("preprocess",)
     for size in (0, len(whole) // 2):
         lock.write_text(whole[:size])
         (workspace.folder / ".dvc" / "under-way").touch()
         workspace.reproduce("train")
         assert workspace.lock == whole
-    assert set(script.calls) == {"dataset"}
+    assert set(script.calls) == {"preprocess"}
 
 
 def test_an_error_in_the_listener_stops_dvc_and_the_stage(workspace, script):
@@ -296,7 +299,7 @@ def test_an_error_in_the_listener_stops_dvc_and_the_stage(workspace, script):
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [one for one in left if _lives(one.pid)]
     script.say(examples=30)
-    assert workspace.reproduce(None).ran == ALL
+    assert workspace.reproduce(None).ran == ("preprocess", *ALL[2:])
 
 
 def test_no_network_is_reached_for(script, tmp_path):
@@ -326,7 +329,7 @@ socket.getaddrinfo = noted("resolve", socket.getaddrinfo)
     time.sleep(0.5)
     assert not (tmp_path / "spied").exists()
     script.say(examples=30, connect=9)  # the spy does see what there is
-    workspace.reproduce("dataset")
+    workspace.reproduce("preprocess")
     assert "connect" in (tmp_path / "spied").read_text()
 
 

@@ -33,11 +33,10 @@ SPEC: dict[str, Any] = {
     "name": NAME,
     "kind": "llm",
     "alias": NAME,
-    "base_model": "tiny",
     "dataset": {"tenant": "acme", "minimum": 8, "validation_share": 0.2},
     "training": {
-        "rank": 4, "alpha": 8, "learning_rate": 0.01, "epochs": 8, "batch_size": 4,
-        "checkpoint_steps": 2, "threads": 1,
+        "base_model": "tiny", "rank": 4, "alpha": 8, "learning_rate": 0.01, "epochs": 8,
+        "batch_size": 4, "checkpoint_steps": 2, "threads": 1,
     },
     "evaluation": {
         "cases": "cases.jsonl",
@@ -150,11 +149,18 @@ class TrainHome:
         with open_installation(self.settings) as installation:
             yield installation
 
-    def run(self, show: Progress | None = None, *, fresh: bool = False, **changes: Any) -> Outcome:
+    def run(
+        self,
+        show: Progress | None = None,
+        *,
+        fresh: bool = False,
+        live: bool = False,
+        **changes: Any,
+    ) -> Outcome:
         """One pass in this process; `changes` are the spec's."""
-        spec = self.spec(**changes)
+        spec, quiet = self.spec(**changes), show or (lambda *_: None)
         with self.open() as installation:
-            return run_pass(installation, spec, show or (lambda *_: None), fresh=fresh)
+            return run_pass(installation, spec, quiet, fresh=fresh, experiment=live)
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "deploy.cli", *arguments)
@@ -172,7 +178,7 @@ class TrainHome:
 
     def first_pass(self) -> None:
         """Train by the command."""
-        self.first = self.llmops("train", "llm", str(self.spec_path))
+        self.first = self.llmops("train", "llm", str(self.spec_path), "--no-experiment")
         assert self.first.returncode == 0, self.first.stdout + self.first.stderr
 
 

@@ -6,7 +6,7 @@ from alembic import op
 from gateway.database import Utc
 
 revision = "0007_approvals"
-down_revision = "0005_verdict_created_at"
+down_revision = "0006_model_kinds"
 
 OPEN = sa.text("state = 'open'")
 

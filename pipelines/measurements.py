@@ -1,0 +1,52 @@
+"""What champion and candidate measured, as a file between the stages `evaluate` and `gate`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipelines.kinds import Measurements
+
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A candidate beside the champion (None: the plain model, or nothing) on the held-out cases.
+
+    Attributes:
+        rollout_seconds: until every replica answered as the candidate.
+        measurements: by metric.
+    """
+
+    candidate: str
+    champion: str | None
+    training_id: str
+    dataset_id: str
+    rollout_seconds: float
+    measurements: Measurements
+
+    def write(self, folder: Path) -> None:
+        """Put it into `folder`."""
+        fields: dict[str, Any] = {
+            "candidate": self.candidate,
+            "champion": self.champion,
+            "training_id": self.training_id,
+            "dataset_id": self.dataset_id,
+            "rollout_seconds": self.rollout_seconds,
+            "measurements": {
+                name: {"baseline": list(sides[0]), "candidate": list(sides[1])}
+                for name, sides in self.measurements.items()
+            },
+        }
+        (folder / RESULTS_FILE).write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """What lies in `folder`."""
+        fields: dict[str, Any] = orjson.loads((folder / RESULTS_FILE).read_bytes())
+        given: Mapping[str, Any] = fields.pop("measurements")
+        sides = {name: (one["baseline"], one["candidate"]) for name, one in given.items()}
+        return cls(**fields, measurements=sides)
