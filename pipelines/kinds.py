@@ -42,6 +42,15 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Contest:
+    """Who is measured, by served names. `champion` None: the plain model or, where there is none,
+    what a guess would give."""
+
+    champion: str | None
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelKind:
     """How models of one kind are made and reached.
 
@@ -59,9 +68,9 @@ class ModelKind:
         digest: of what the model in such a folder has learnt, as its `Fitted` has it; raises
             OSError, ValueError or RuntimeError where the folder is not whole.
         serve: makes a candidate answer, at no weight; returns once every replica has it.
-        compare: measures champion (None: the plain model, or where there is none what a guess would
-            give) and candidate on the same held-out cases: by metric the values of both, case by
-            case, or what was measured over all of them. May leave its answers in the folder.
+        compare: measures both of a contest on the same held-out cases: by metric the values of
+            both, case by case, or what was measured over all of them. May leave its answers in the
+            folder.
         plain: whether something answers without any version.
     """
 
@@ -73,5 +82,5 @@ class ModelKind:
     folder: Callable[[Installation], Path]
     digest: Callable[[Path], str]
     serve: Callable[[Installation, Spec, str, Path], None]
-    compare: Callable[[Installation, Spec, Path, str | None, str, Path, Say], Measurements]
+    compare: Callable[[Installation, Spec, Path, Contest, Path, Say], Measurements]
     plain: bool

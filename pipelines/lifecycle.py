@@ -25,7 +25,7 @@ from gateway.splits import find_split
 from pipelines import datasets
 from pipelines.champion import BASE
 from pipelines.installation import Installation
-from pipelines.kinds import Facts, Fitted, ModelKind, Say
+from pipelines.kinds import Contest, Facts, Fitted, ModelKind, Say
 from pipelines.llm import LLM
 from pipelines.manifest import read_manifest, verify
 from pipelines.measurements import Results
@@ -128,7 +128,8 @@ def evaluate(
     kind.serve(installation, spec, candidate, kind.folder(installation) / candidate)
     rollout_seconds = round(monotonic() - started, 3)
     champion = champion_name(installation, spec.alias)
-    measured = kind.compare(installation, spec, dataset, champion, candidate, out, say)
+    contest = Contest(champion, candidate)
+    measured = kind.compare(installation, spec, dataset, contest, out, say)
     results = Results(
         candidate=candidate,
         champion=champion,

@@ -23,7 +23,7 @@ from pipelines.champion import BASE
 from pipelines.datasets import freeze
 from pipelines.engines import engine_of
 from pipelines.installation import Installation
-from pipelines.kinds import EvaluationFailed, Facts, Fitted, LogMetrics, ModelKind, Say
+from pipelines.kinds import Contest, EvaluationFailed, Facts, Fitted, LogMetrics, ModelKind, Say
 from pipelines.llm_spec import LLMSpec, llm_spec, require_scorers
 from pipelines.manifest import Manifest
 from pipelines.rollout import Replicas
@@ -167,13 +167,7 @@ def serve(installation: Installation, spec: Spec, adapter: str, path: Path) -> N
 
 
 def compare(
-    installation: Installation,
-    spec: Spec,
-    _dataset: Path,
-    champion: str | None,
-    candidate: str,
-    out: Path,
-    say: Say,
+    installation: Installation, spec: Spec, _dataset: Path, contest: Contest, out: Path, say: Say
 ) -> Mapping[str, tuple[Values, Values]]:
     """Ask both every held-out case through the engine; their answers stay in `out`.
 
@@ -184,7 +178,7 @@ def compare(
     cases = load_cases(given.evaluation.path)[: given.evaluation.limit]
     scorers = [SCORERS[name] for name in given.evaluation.scorers]
     results: dict[str, tuple[list[float | None], list[float | None]]] = {}
-    for side, who in enumerate((champion, candidate)):
+    for side, who in enumerate((contest.champion, contest.candidate)):
         part = _part(say, 50 * side, who or BASE)
         answers = _answers(installation, spec, given, who, cases, part)
         lines = (orjson.dumps(asdict(answer)) for answer in answers)

@@ -85,7 +85,7 @@ def _other_files(chain: Chain) -> str:
 
 def _manifest_edited(chain: Chain) -> str:
     edit(chain, "UPDATE dataset SET manifest = replace(manifest, '\"rows\":', '\"rows\":1')")
-    return f"dataset {chain.dataset_id} → manifest: its content is"
+    return f"dataset {chain.dataset_id} → manifest: says {chain.dataset_id}, but its content"
 
 
 def _example_edited(chain: Chain) -> str:

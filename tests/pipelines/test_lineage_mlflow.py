@@ -57,7 +57,7 @@ def _never_in_mlflow(chain: Chain, server: MLflowServer) -> str:
 
 def _artifact_gone(chain: Chain, server: MLflowServer) -> str:
     shutil.rmtree(_artifact(chain, server))
-    return "its artifact 'model' has no adapter_config.json, llmops_adapter.json, adapter_model"
+    return "its artifact 'model' has no adapter_config.json, adapter_model.safetensors, llmops"
 
 
 def _weights_gone(chain: Chain, server: MLflowServer) -> str:
