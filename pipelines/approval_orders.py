@@ -54,11 +54,11 @@ async def grant(services: Services, order: Order) -> Moved:
         candidate = _candidate(session, row)
         if row.state == GRANTED:
             move = session.get(PromotionRow, row.promotion_id)
-            return Moved(move, candidate.adapter, repeated=True)
+            return Moved(move, candidate.served_name, repeated=True)
         require_open(row)
         overtaken = why_void(session, row)
     if overtaken is None:
-        await services.replicas.load(candidate.adapter, Path(candidate.adapter_path))
+        await services.replicas.load(candidate.served_name, Path(candidate.path))
     with services.database.transaction() as session:
         hold(session)
         row = find_approval(session, order.approval_id)
@@ -70,7 +70,7 @@ async def grant(services: Services, order: Order) -> Moved:
             moved = _move(session, row, order)
     if overtaken is not None:
         raise Conflict(f"approval {row.approval_id} is void: {overtaken}")
-    return Moved(moved, candidate.adapter)
+    return Moved(moved, candidate.served_name)
 
 
 def refuse(database: Database, order: Order) -> ApprovalRow:

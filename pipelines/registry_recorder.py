@@ -166,8 +166,8 @@ def _rows(session: Session, record: RegistryRecordRow) -> Told:
 
 def _ids(row: ModelVersionRow, training: TrainingRow) -> dict[str, str | None]:
     return {
-        "served_name": row.adapter,
-        "digest": training.adapter_digest if row.adapter == training.adapter else None,
+        "served_name": row.served_name,
+        "digest": training.digest if row.served_name == training.served_name else None,
         "training_id": row.training_id,
         "dataset_id": training.dataset_id,
         "verdict_id": row.verdict_id,
