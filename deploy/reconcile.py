@@ -265,7 +265,7 @@ def _served(
     row = find_version(session, name, version)
     if row is None:
         return None
-    return Served(version, service.uri(name, version, row.adapter), percent)
+    return Served(version, service.uri(name, version, row.served_name), percent)
 
 
 def _percent(running: ExperimentRow) -> int:
