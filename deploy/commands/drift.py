@@ -197,11 +197,11 @@ def _predicting(configuration: Configuration) -> frozenset[str]:
 
 def _champion(state: State, alias: str) -> str | None:
     """The served name of the version that answers `alias`."""
-    from pipelines.champion import adapter_of, champion_of
+    from pipelines.champion import champion_of, served_name_of
 
     with state.database.session() as session:
         champion = champion_of(session, alias)
-        return adapter_of(session, champion.name_or(alias), champion.version)
+        return served_name_of(session, champion.name_or(alias), champion.version)
 
 
 def _entries(watch: "Watch", subject: str | None) -> "list[Watched]":
