@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "logs": Subcommand("logs", "Read and keep the request log."),
         "costs": Subcommand("costs", "Sum tokens and money; reconcile them with node-hours."),
         "feedback": Subcommand("feedback", "Read and check feedback."),
+        "data": Subcommand("data", "Freeze, list, compare and fetch the data of tabular models."),
         "train": Subcommand("train", "Feedback to data set, training, gate and registry."),
         "experiment": Subcommand(
             "experiment", "Try a version of a model or a prompt on live traffic."

@@ -18,6 +18,7 @@ from deploy.stack import Stack
 from evals.drift_plan import DriftPlan
 from gateway.configuration import Configuration
 from pipelines.cluster import Kubeflow
+from pipelines.data_plan import DataPlan
 from pipelines.trigger_rules import Triggers
 
 HEAD = """# Configuration
@@ -41,6 +42,7 @@ and `/health/ready` says what is wrong with it. This page is written by
 | what `api_key_env` names | API key of an upstream |
 """
 OWNED: Sequence[tuple[str, str, type[BaseModel]]] = (
+    ("data", "where snapshots of data are kept", DataPlan),
     ("drift", "whose traffic is watched", DriftPlan),
     ("schedule", "what runs by itself", SchedulePlan),
     ("triggers", "what verdicts start", Triggers),

@@ -282,8 +282,8 @@ class MLflow(Section):
 
 
 class Configuration(Section):
-    """The whole file. `stack`, `drift`, `schedule`, `triggers` and `kubeflow` belong to packages
-    above the gateway, which check them (`owned_section`)."""
+    """The whole file. `stack`, `data`, `drift`, `schedule`, `triggers` and `kubeflow` belong to
+    packages above the gateway, which check them (`owned_section`)."""
 
     server: Server = Server()
     admin: Admin = Admin()
@@ -298,6 +298,7 @@ class Configuration(Section):
     traces: Traces = Traces()
     mlflow: MLflow = MLflow()
     stack: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     drift: dict[str, Any] = {}
     schedule: dict[str, Any] = {}
     triggers: dict[str, Any] = {}

@@ -65,7 +65,10 @@ def open_features(tables: Path, redis_url: str | None = None) -> "Iterator[Featu
         )
         store = FeatureStore(config=configuration)
         apply(store, found)
-        yield store
+        try:
+            yield store
+        finally:
+            _let_go()
 
 
 def training_rows(store: "FeatureStore", service: str, events: "pd.DataFrame") -> "pd.DataFrame":
@@ -108,6 +111,15 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
+
+
+def _let_go() -> None:
+    """Close the DuckDB behind the store; it holds memory, and complains where a process ends."""
+    import ibis
+
+    if ibis.options.default_backend is not None:
+        ibis.options.default_backend.disconnect()
+        ibis.options.default_backend = None
 
 
 def _is_file(view: Any) -> bool:

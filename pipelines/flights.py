@@ -28,6 +28,10 @@ HOUR_OF_RATES = 9  # UTC: the small hours in New York, when the day before has l
 GROUND_MINUTES, CANCELLED_MINUTES = 60, 240
 READINGS = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
 OUTCOMES = ("late", "cancelled", "dep_delay", "arr_delay")
+RAW = [
+    "time_hour", "minute", "dep_time", "dep_delay", "arr_delay", "air_time", "carrier", "flight",
+    "origin", "dest", "distance",
+]  # fmt: skip
 COLUMNS = (
     "flight_id", "scheduled_departure", "known_at", "carrier", "route", "origin", "distance",
     *OUTCOMES,
@@ -41,8 +45,7 @@ def write(folder: Path, since: datetime = FIRST, until: datetime = LAST) -> dict
 
     Raises: ConfigurationError without the package, or if no flight was due then.
     """
-    everything = events()
-    known = everything[everything[MOMENT] < until]
+    known = events(since - LONGEST - WINDOW, until)
     due = as_known(known[known[MOMENT] >= since], until)
     if due.empty:
         raise ConfigurationError(
@@ -59,25 +62,30 @@ def write(folder: Path, since: datetime = FIRST, until: datetime = LAST) -> dict
     return {name: len(table) for name, table in tables.items()}
 
 
-def events() -> "pd.DataFrame":
-    """All departures in the order of the timetable; `late` is missing where one never arrived."""
+def events(since: datetime = FIRST, until: datetime = LAST) -> "pd.DataFrame":
+    """Departures of a period in the order of the timetable; `late` is missing if it never arrived.
+
+    They are as one knows them in the end.
+    """
+    import numpy as np
     import pandas as pd
 
-    raw = pd.read_csv(_source() / "flights.csv.zip")
+    raw = pd.read_csv(_source() / "flights.csv.zip", usecols=RAW)
     due = pd.to_datetime(raw["time_hour"], utc=True) + pd.to_timedelta(raw["minute"], unit="min")
+    raw = raw.assign(scheduled_departure=due.astype("datetime64[us, UTC]"))
+    raw = raw[(due >= since) & (due < until)]
     cancelled = raw["dep_time"].isna()
     minutes = raw["dep_delay"].clip(lower=0) + raw["air_time"].fillna(0) + GROUND_MINUTES
-    minutes = minutes.where(~cancelled, CANCELLED_MINUTES)
+    known = raw[MOMENT] + pd.to_timedelta(minutes.where(~cancelled, CANCELLED_MINUTES), unit="min")
+    at = np.datetime_as_string(raw[MOMENT].dt.tz_localize(None).to_numpy(), unit="m")
     made = raw.assign(
-        scheduled_departure=due.astype("datetime64[us, UTC]"),
-        known_at=(due + pd.to_timedelta(minutes, unit="min")).astype("datetime64[us, UTC]"),
+        known_at=known.astype("datetime64[us, UTC]"),
         route=raw["origin"] + "-" + raw["dest"],
         distance=raw["distance"].astype(float),
         late=(raw["arr_delay"] > LATE_MINUTES).astype("boolean").where(raw["arr_delay"].notna()),
         cancelled=cancelled.astype("boolean"),
-        flight_id=raw["carrier"] + raw["flight"].astype(str) + "-" + raw["origin"] + "-"
-        + due.dt.strftime("%Y%m%dT%H%MZ"),
-    )  # fmt: skip
+        flight_id=raw["carrier"] + raw["flight"].astype(str) + "-" + raw["origin"] + "-" + at + "Z",
+    )
     order = made.sort_values([MOMENT, IDS], kind="stable")
     return order[list(COLUMNS)].reset_index(drop=True)
 
