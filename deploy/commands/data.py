@@ -104,7 +104,6 @@ def materialise(
     ] = None,
 ) -> None:
     """Put a snapshot's features into the online store, from which predictions are served."""
-    from gateway.embedding_configuration import Embeddings
     from pipelines.features import materialise as put
     from pipelines.features import open_features
     from pipelines.snapshots import checkout as fetched
@@ -113,7 +112,7 @@ def materialise(
         installation = installation_of(state)
         found = fetched(installation, snapshot_id)
         moment = _utc(until) or datetime.fromisoformat(found.manifest.about["until"])
-        redis_url = (installation.configuration.embeddings or Embeddings()).redis_url
+        redis_url = installation.configuration.model_server.redis_url
         with open_features(found.folder, redis_url) as store:
             views = put(store, moment)
     typer.echo(f"the online store holds {', '.join(views)} as of {moment:%Y-%m-%d %H:%M} UTC")
