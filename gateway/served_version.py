@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from kserve import InferInput, InferRequest, Model
+from kserve import Model
 
 from gateway.feature_reads import typed_frame
 from gateway.feature_schema import Column, FeatureSchema
@@ -34,9 +34,10 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
         self.ready = True
 
     async def predict(
-        self, payload: InferRequest, _headers: Mapping[str, str] | None = None
+        self, payload: Mapping[str, Any], _headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The probability of each row and, with the parameter `features`, what it was made from.
+        """Answer a request of the protocol, as JSON has it: the probability of each row and, with
+        the parameter `features`, what it was made from.
 
         Raises:
             BadRequest, SchemaMismatch: a tensor or a column does not fit.
@@ -60,8 +61,8 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
         probability = {"name": PROBABILITY, "datatype": FLOAT, "shape": [-1]}
         return [probability, *(_described(column) for column in self._features)]
 
-    def _answer(self, request: InferRequest) -> dict[str, Any]:
-        tensors = tensors_of_inputs([_plain(given) for given in request.inputs], MOST_ROWS)
+    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = tensors_of_inputs(request.get("inputs"), MOST_ROWS)
         names = [tensor.name for tensor in tensors]
         rows = [
             dict(zip(names, values, strict=True))
@@ -69,9 +70,10 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
         ]
         frame = self._read(self._schema.parse(rows))
         outputs = [_output(PROBABILITY, FLOAT, self._model.probabilities(frame).tolist())]
-        if (request.parameters or {}).get("features") is True:
+        parameters = request.get("parameters")
+        if isinstance(parameters, Mapping) and parameters.get("features") is True:
             outputs += [_feature(frame, column) for column in self._features]
-        return {"id": request.id or "", "model_name": self.name, "outputs": outputs}
+        return {"id": request.get("id") or "", "model_name": self.name, "outputs": outputs}
 
     def _require(self, name: str) -> Column:
         column = self._schema.column(name)
@@ -81,15 +83,6 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
                 f"{self._schema.service!r} does not have; train it on the features of now"
             )
         return column
-
-
-def _plain(given: InferInput) -> dict[str, Any]:
-    return {
-        "name": given.name,
-        "shape": given.shape,
-        "datatype": given.datatype,
-        "data": given.data,
-    }
 
 
 def _feature(frame: "pd.DataFrame", column: Column) -> dict[str, Any]:

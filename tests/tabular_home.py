@@ -61,12 +61,12 @@ def served(digits: str) -> str:
     return f"{ALIAS}-{digits:0<12}"
 
 
-def made_up_rows(seed: int) -> tuple[pd.DataFrame, Any]:
+def made_up_rows(seed: int, count: int = ROWS) -> tuple[pd.DataFrame, Any]:
     """Features and labels."""
     random = np.random.default_rng(seed)
     names = feature_schema(SERVICE).features
-    rows = pd.DataFrame({name: random.normal(1, 1, ROWS) for name in names})
-    late = (rows["carrier_late_30d"] + random.normal(0, 0.5, ROWS) > 1).astype(int)
+    rows = pd.DataFrame({name: random.normal(1, 1, count) for name in names})
+    late = (rows["carrier_late_30d"] + random.normal(0, 0.5, count) > 1).astype(int)
     return rows, late
 
 
@@ -79,18 +79,26 @@ def save_version(
     columns: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     serialization_format: str = "skops",
+    trees: int = 0,
 ) -> Path:
     """Fit a small model and save it as a version `name`; returns its folder.
 
-    `columns`: features that it knows by another name.
+    Args:
+        columns: features that it knows by another name.
+        trees: make it as large as one that is trained on real flights, calibrated as those are.
     """
     import mlflow.sklearn
     from mlflow.models import infer_signature
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.frozen import FrozenEstimator
 
-    rows, late = made_up_rows(seed)
+    rows, late = made_up_rows(seed, 100 * trees or ROWS)
     rows = rows.rename(columns=dict(columns or {}))
-    model = HistGradientBoostingClassifier(max_iter=20, random_state=seed).fit(rows, late)
+    small = HistGradientBoostingClassifier(max_iter=trees or 20, random_state=seed)
+    model: Any = small.fit(rows, late)
+    if trees:
+        model = CalibratedClassifierCV(FrozenEstimator(model), method="sigmoid").fit(rows, late)
     skops = serialization_format == "skops"
     tabular.mkdir(parents=True, exist_ok=True)
     mlflow.sklearn.save_model(
@@ -108,7 +116,7 @@ def save_version(
 
 
 @quietly
-def save_booster(tabular: Path, name: str) -> Path:
+def save_booster(tabular: Path, name: str, trees: int = 10) -> Path:
     """The same with XGBoost."""
     import mlflow.xgboost
     import xgboost
@@ -116,7 +124,7 @@ def save_booster(tabular: Path, name: str) -> Path:
 
     rows, late = made_up_rows(0)
     parameters = {"objective": "binary:logistic", "nthread": 1}
-    booster = xgboost.train(parameters, xgboost.DMatrix(rows, late), num_boost_round=10)
+    booster = xgboost.train(parameters, xgboost.DMatrix(rows, late), num_boost_round=trees)
     mlflow.xgboost.save_model(
         booster,
         str(tabular / name),
@@ -178,6 +186,11 @@ class ModelServerProcess:
             except (OSError, urllib.error.HTTPError):
                 time.sleep(0.05)
         raise AssertionError(f"the model server is not ready:\n{self.output()}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def output(self) -> str:
         """What it printed."""
