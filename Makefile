@@ -4,12 +4,16 @@
 #   make down    stop the stack
 #   make test    install everything and run lint, types and all tests
 #   make test-live  a provider's model as a judge; wants OPENAI_API_KEY, and costs some cents
+#   make smoke   both pipelines on a sample, on a stack of their own in a folder of their own
+#   make components  tests of the pipelines' components, and of features against their schema
 #   make lint    ruff and mypy
 #   make bench   the gateway beside nginx, vllm-router and LiteLLM
 #   make engine  install the engine's environment only
 # What .github/workflows/prompts.yml calls, on a stack that is up (docs/prompts.md):
 #   make prompts-evaluate BASE=origin/main   judge the prompts that a branch changed
 #   make prompts-sync                        make versions; production moves where the gate let it
+# What .github/workflows/pipelines.yml calls beside the above:
+#   make pipelines-release KFP_HOST=https://…   the compiled pipelines go up, and a run of each
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,6 +40,7 @@ export LLMOPS_ENGINE_PYTHON := $(abspath $(ENGINE_PYTHON))
 
 .DELETE_ON_ERROR:
 .PHONY: up down light engine test test-live lint types system-packages bench clean
+.PHONY: smoke components pipelines-release
 .PHONY: prompts-evaluate prompts-sync prompts-summary prompts-comment
 
 up: $(VENV)/.stack $(ENGINE)/.ready
@@ -101,6 +106,25 @@ test: $(VENV)/.dev $(ENGINE)/.ready system-packages lint types
 # -rs says what did not run, and why.
 test-live: $(VENV)/.dev
 	LLMOPS_LIVE=1 $(BIN)/python -m pytest -rs -s tests/live
+
+COMPONENTS := tests/pipelines/test_kubeflow.py tests/deploy/test_pipeline_release.py
+components: $(VENV)/.dev
+	$(BIN)/python -m pytest $(COMPONENTS)
+
+# The default ports must be free: a stack that is up is not touched, and said to be in the way.
+SMOKE := $(abspath .llmops/smoke)
+REPORTS := .llmops/reports/smoke
+smoke: export LLMOPS_HOME := $(SMOKE)
+smoke: $(VENV)/.stack $(ENGINE)/.ready
+	rm -rf "$(SMOKE)" && mkdir -p "$(SMOKE)" $(REPORTS)
+	$(BIN)/llmops up && $(BIN)/llmops demo --quick --seed 7 --out $(REPORTS)/llm.md \
+		&& $(BIN)/llmops demo tabular --quick --out $(REPORTS)/tabular.md; \
+	status=$$?; $(BIN)/llmops down; exit $$status
+
+SPECS ?= extractor flight-delay
+pipelines-release: $(VENV)/.stack
+	for spec in $(SPECS); do \
+		$(BIN)/python -m deploy.pipeline_release "$$spec" --host "$$KFP_HOST" || exit 1; done
 
 bench: $(VENV)/.dev system-packages
 	$(BIN)/python -m tests.bench
