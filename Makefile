@@ -107,7 +107,7 @@ test: $(VENV)/.dev $(ENGINE)/.ready system-packages lint types
 test-live: $(VENV)/.dev
 	LLMOPS_LIVE=1 $(BIN)/python -m pytest -rs -s tests/live
 
-COMPONENTS := tests/pipelines/test_kubeflow.py tests/deploy/test_pipeline_release.py
+COMPONENTS := tests/pipelines/test_kubeflow.py tests/deploy/test_pipeline_release.py tests/feature_repo
 components: $(VENV)/.dev
 	$(BIN)/python -m pytest $(COMPONENTS)
 

@@ -11,7 +11,6 @@ The token, if the server wants one, is in the environment variable `KFP_TOKEN`.
 
 import argparse
 import json
-import os
 import sys
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gateway.configuration import ConfigurationError
+from gateway.settings import SettingsError, load_settings
 from pipelines.kubeflow import compiled, pipeline_version
 from pipelines.spec import load_spec
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = None if given.no_run else f"{spec.name} {version}"
         client = _client(given.host, given.namespace)
         done = release(client, ir, version, {"spec": spec.text()}, run)
-    except (ConfigurationError, ReleaseFailed, OSError) as error:
+    except (ConfigurationError, SettingsError, ReleaseFailed, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     uploaded = "uploaded" if done.uploaded else "was there"
@@ -142,10 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _client(host: str, namespace: str) -> "Client":
-    """A client; the server is asked first, for Kubeflow's own client would ask for half a minute."""
+    """A client. The server is asked first: Kubeflow's own client would ask for half a minute."""
     from kfp import Client
 
-    token = os.environ.get(TOKEN)
+    token = load_settings().environ.get(TOKEN)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     asked = urllib.request.Request(f"{host.rstrip('/')}{HEALTH}", headers=headers)
     try:
