@@ -31,6 +31,9 @@ from gateway.configuration import (
 )
 from gateway.database import Database, open_database
 from gateway.settings import Settings, load_settings
+from pipelines.champion import running_experiment
+from pipelines.runs import is_under_way
+from pipelines.spec import load_spec
 from pipelines.trigger import Trigger
 from pipelines.trigger_outbox import MISHAPS
 from pipelines.trigger_rules import Rule, Triggers
@@ -197,12 +200,20 @@ class Service:
         self._schedule.fire(Firing(_job(rule), command, self._clock.now(), TRIGGERED_SECONDS))
 
     def _is_free(self, rule: Rule) -> bool:
-        return self._schedule.is_free(_job(rule))
+        if not self._schedule.is_free(_job(rule)):
+            return False
+        if rule.pipeline is None:
+            return True
+        spec = load_spec(Path(rule.pipeline))
+        if is_under_way(self._settings.home / "run", spec.name):  # by hand, say
+            return False
+        with self._database.session() as session:
+            return running_experiment(session, spec.alias) is None
 
 
 def _job(rule: Rule) -> str:
     """The name that the runs of a rule's command go by; there is one place for them."""
-    return f"trigger:{rule.name}"
+    return f"trigger:{rule.name}" if rule.pipeline is None else f"train:{rule.pipeline}"
 
 
 @contextmanager

@@ -74,6 +74,18 @@ def under_way(
         run.note(state=FINISHED, ended_at=now())
 
 
+def is_under_way(lock_dir: Path, name: str) -> bool:
+    """Whether a run of `name` holds its place."""
+    try:
+        with (lock_dir / f"train-{name}.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def latest(database: Database, name: str, limit: int = 10) -> list[RunRow]:
     """The newest runs of `name`, newest first."""
     query = select(RunRow).where(RunRow.name == name).order_by(RunRow.run_id.desc()).limit(limit)

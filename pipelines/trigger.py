@@ -7,6 +7,7 @@ then it is carried out. Whoever is killed in between finds the row and goes on. 
   knows incidents by a key, so a repeated one changes nothing;
 - a command is started at most once: its row says `sent` before the command runs;
 - a rule fires at most once per subject within its cool-down; what it holds back is a row as well.
+  Rules that train the same model count as one, and all subjects do: a hundred verdicts are one run.
   A message that was given up holds nothing back, nor does an incident that is resolved;
 - an incident is resolved by the first later verdict that is well, after its trigger was sent.
 
@@ -114,7 +115,7 @@ class Trigger:
         why = rule.when.fits(verdict)
         if why is None and not (rule.pagerduty is not None and rule.when.may_be_over(verdict)):
             return None
-        before = _last(session, rule, verdict)
+        before = _last(session, self._triggers, rule, verdict)
         if why is None:
             well = None
             if before is not None and before.action == TRIGGER:
@@ -156,16 +157,25 @@ def events(database: Database, limit: int = 20) -> Sequence[TriggerEventRow]:
         return session.scalars(query).all()
 
 
-def _last(session: Session, rule: Rule, verdict: Verdict) -> TriggerEventRow | None:
-    """The newest event of the rule on the verdict's subject that an earlier verdict made, and that
-    came to something, or may still."""
+def _last(
+    session: Session, triggers: Triggers, rule: Rule, verdict: Verdict
+) -> TriggerEventRow | None:
+    """The newest event of the rule on the verdict's subject - where it trains a model, of any rule
+    that trains it, on any subject - that an earlier verdict made, and that came to something, or
+    may still."""
+    rivals = triggers.rivals(rule)
     query = select(TriggerEventRow).where(
-        TriggerEventRow.rule == rule.name,
-        TriggerEventRow.subject == verdict.subject,
+        TriggerEventRow.rule.in_(rivals or [rule.name]),
         TriggerEventRow.state.not_in((HELD_BACK, FAILED)),
-        TriggerEventRow.verdict_id < verdict.verdict_id,
     )
-    return session.scalars(query.order_by(TriggerEventRow.verdict_id.desc()).limit(1)).first()
+    if rivals:
+        query = query.order_by(TriggerEventRow.verdict_at.desc())
+    else:
+        query = query.where(
+            TriggerEventRow.subject == verdict.subject,
+            TriggerEventRow.verdict_id < verdict.verdict_id,
+        ).order_by(TriggerEventRow.verdict_id.desc())
+    return session.scalars(query.limit(1)).first()
 
 
 def _verdicts(session: Session, event: TriggerEventRow, last: Verdict) -> list[Verdict]:

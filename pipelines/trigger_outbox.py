@@ -102,7 +102,7 @@ class Outbox:
             verdict = find_verdict(session, event.verdict_id)
         assert verdict is not None  # the row refers to it
         try:
-            if rule.command is not None:
+            if rule.starts:
                 return self._begin(event, rule, verdict)
             message = self._message(rule, verdict, event)
         except Later as error:
@@ -112,8 +112,13 @@ class Outbox:
         return await self._send(event, message)
 
     def _begin(self, event: TriggerEventRow, rule: Rule, verdict: Verdict) -> str | None:
-        """Start the rule's command, if there is place for it; else it waits."""
-        if not self._is_free(rule):
+        """Start the rule's command, if there is place for it. Else it waits; a training is left to
+        a verdict that comes when the model has been trained, and tried."""
+        free = self._is_free(rule)
+        if not free and rule.pipeline is not None:
+            said = f"a run or an experiment of {rule.pipeline} is under way"
+            return self._end(event, HELD_BACK, said)
+        if not free:
             return self._wait(event, "waits: a run of this rule is under way")
         command = rule.command_for(verdict)
         said = self._end(event, SENT, f"started: llmops {' '.join(command)}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 from evals.records import Verdict
 from evals.spending import LEVEL
 from gateway.section import Name, Section, Span, Url
+from pipelines.spec import load_spec
 
 LEAST_LEVEL = 0.1  # of the level of the look that triggered
 PAGERDUTY = "https://events.pagerduty.com/v2/enqueue"
@@ -144,7 +146,8 @@ class Rule(Section):
         evaluation: arguments of `llmops`, such as `[evals, run, "{prompt}"]`: `{prompt}`,
             `{subject}` and `{verdict_id}` are those of the verdict; or
         pipeline: name of a model's spec, which is trained anew.
-        cooldown: a subject triggers the rule at most once in this time.
+        cooldown: a subject triggers the rule at most once in this time; a model is trained by the
+            rules that name it at most once, whatever the subject.
     """
 
     name: Name
@@ -163,15 +166,16 @@ class Rule(Section):
         return self
 
     @property
-    def command(self) -> Sequence[str] | None:
-        """Arguments of `llmops`, if the rule starts a command."""
-        if self.pipeline is not None:
-            return ("train", "llm", self.pipeline)
-        return self.evaluation
+    def starts(self) -> bool:
+        """Whether it starts a command."""
+        return self.pipeline is not None or self.evaluation is not None
 
     def command_for(self, verdict: Verdict) -> Sequence[str]:
-        """The same, with what the verdict says. Raises ValueError if it does not say it."""
-        return [PLACE.sub(partial(_filled, verdict), part) for part in self.command or ()]
+        """Arguments of `llmops`, with what the verdict says. Raises ValueError if it does not say
+        it, or the spec cannot be read."""
+        if self.pipeline is not None:
+            return ("train", load_spec(Path(self.pipeline)).kind, self.pipeline)
+        return [PLACE.sub(partial(_filled, verdict), part) for part in self.evaluation or ()]
 
     @property
     def address(self) -> str | None:
@@ -219,6 +223,12 @@ class Triggers(Section):
                     f"rules: {rule.name}: {urlsplit(rule.address).netloc} is not among hosts"
                 )
         return self
+
+    def rivals(self, rule: Rule) -> Sequence[str]:
+        """Names of the rules that start the same training, `rule`'s among them; none otherwise."""
+        if rule.pipeline is None:
+            return ()
+        return [one.name for one in self.rules if one.pipeline == rule.pipeline]
 
     def allows(self, url: str) -> bool:
         """Whether messages may go to `url`; never to one that is malformed."""

@@ -290,7 +290,8 @@ def test_the_examples_of_the_page_can_be_used_as_they_are():
         plan = owned_section(configuration, "schedule", SchedulePlan)
         triggers = owned_section(configuration, "triggers", Triggers)
         commands += [job.command for job in plan.jobs.values()]
-        commands += [rule.command for rule in triggers.rules if rule.command]
+        starting = [rule for rule in triggers.rules if rule.starts]
+        commands += [rule.evaluation or ("train", "llm", rule.pipeline) for rule in starting]
     assert len(commands) == 5
     root: Any = get_command(app)
     for group, name, *words in commands:

@@ -2,9 +2,11 @@
 
 import hashlib
 import hmac
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import uuid_utils
@@ -16,6 +18,7 @@ from evals.records import Decision, Verdict
 from gateway.lineage import Edge, lineage
 from gateway.settings import load_settings
 from pipelines.lineage_links import PipelineLinks
+from pipelines.spec import load_spec
 from pipelines.trigger_messages import HEADER_CHARACTERS, SECTION_CHARACTERS, incident, slack
 from pipelines.trigger_outbox import FAILED, HELD_BACK, PENDING, SENT
 from pipelines.trigger_rules import Rule, Triggers, When
@@ -216,6 +219,54 @@ def test_a_command_is_started_once_even_if_its_start_fails(office):
     names = [row.rule for row in office.rows() if row.subject == "extractor-2"]
     assert names == ["again", "judge"]
     assert len([name for name, _ in office.started if name == "again"]) == 1
+
+
+TRAIN = {"name": "drifted", "pipeline": "extractor", "when": {"subject": "drift:model:*"}}
+
+
+def on(tenant: int, minutes: float) -> Verdict:
+    return alert(minutes, subject=f"drift:model:extractor:tenant-{tenant}")
+
+
+def test_a_hundred_failing_verdicts_start_one_training(office):
+    office.rules = [TRAIN, {**TRAIN, "name": "worse", "when": {"metric": "answer_*"}}]
+    office.store(*(on(index, index / 100) for index in range(100)))
+    office.step(1)
+    office.restart()
+    office.store(on(7, 300))
+    office.step(301)
+    assert len(office.started) == 1
+    states = Counter(row.state for row in office.rows())
+    assert states == {SENT: 1, HELD_BACK: 201}
+    (held, *_) = [row for row in office.rows() if row.state == HELD_BACK]
+    assert "held back until 2026-05-04T14:00:00" in held.reason
+    office.store(on(7, 361))
+    office.step(362)
+    assert len(office.started) == 2
+
+
+def test_while_a_model_is_trained_or_tried_no_training_waits_for_it(office):
+    office.rules = [TRAIN | {"cooldown": "1s"}]
+    office.busy.add("drifted")
+    office.store(on(1, 0))
+    office.step(1)
+    assert office.states() == [("trigger", HELD_BACK)]
+    assert office.rows()[0].answer == "a run or an experiment of extractor is under way"
+    office.busy.clear()
+    office.step(2)
+    assert office.started == []
+    office.store(on(1, 3))
+    office.step(4)
+    assert [name for name, _ in office.started] == ["drifted"]
+
+
+def test_a_training_is_of_the_specs_kind(tmp_path):
+    path = tmp_path / "flights.yaml"
+    path.write_text(load_spec(Path("extractor")).text().replace("kind: llm", "kind: tabular"))
+    rule = Rule.model_validate(TRAIN | {"pipeline": str(path)})
+    assert list(rule.command_for(alert(0))) == ["train", "tabular", str(path)]
+    with pytest.raises(ValueError, match="not a spec that can be read"):
+        Rule.model_validate(TRAIN | {"pipeline": "no-such"}).command_for(alert(0))
 
 
 def test_nothing_goes_to_a_host_that_is_not_named(office, receiver):
