@@ -291,7 +291,7 @@ def test_the_examples_of_the_page_can_be_used_as_they_are():
         triggers = owned_section(configuration, "triggers", Triggers)
         commands += [job.command for job in plan.jobs.values()]
         starting = [rule for rule in triggers.rules if rule.starts]
-        commands += [rule.evaluation or ("train", "llm", rule.pipeline) for rule in starting]
+        commands += [rule.evaluation or ("train", "llm", str(rule.pipeline)) for rule in starting]
     assert len(commands) == 5
     root: Any = get_command(app)
     for group, name, *words in commands:
