@@ -17,6 +17,9 @@ by their places, from 1.
 What is left may speak for the candidate only because the rest is missing. Where it lacks values
 that the baseline has in more than `MOST_LACKING` of the pairs, and more of them than the other way
 round, nothing is promoted, and of a metric whose pairs are left out nothing is decided.
+
+A metric of whole sets of rows comes as a `Measured` in place of values; without an interval it
+decides nothing, and the reason says why there is none.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +31,13 @@ import uuid_utils
 from pydantic import Field, FiniteFloat, field_validator
 from pydantic_core import PydanticCustomError
 
-from evals.compare import CONFIDENCE, is_binary, paired
+from evals.compare import CONFIDENCE, Measured, is_binary, paired
 from evals.records import Decision, MetricResult, Verdict
 from gateway.database import now
 from gateway.section import Name, Section
 
 Values = Sequence[float | None]
+Measurement = tuple[Values, Values] | Measured
 NAMED_PLACES = 5
 MOST_LACKING = 0.05
 LEAST_CONFIDENCE = 0.8
@@ -111,12 +115,13 @@ class Finding:
 def judge(
     subject: str,
     baseline: str,
-    results: Mapping[str, tuple[Values, Values]],
+    results: Mapping[str, Measurement],
     conditions: Sequence[Condition],
     evidence: Mapping[str, Any],
     by_instrument: Collection[str] = (),
 ) -> Verdict:
-    """The verdict on `subject`, given each metric's values of baseline and candidate per case.
+    """The verdict on `subject`, given each metric's values of baseline and candidate per case, or
+    the metric as it was measured on all of them.
 
     Metrics without a condition are in the verdict for information.
 
@@ -129,7 +134,7 @@ def judge(
     decision = _decision(findings)
     judged = {condition.metric for condition in conditions}
     others = [
-        _compared(name, _pairs(values, None if name in by_instrument else 0.0, name), CONFIDENCE)
+        _unjudged(name, values, name in by_instrument)
         for name, values in results.items()
         if name not in judged
     ]
@@ -164,7 +169,7 @@ def _reasons(findings: Sequence[Finding], decision: Decision) -> tuple[str, ...]
 
 def _finding(
     condition: Condition,
-    results: Mapping[str, tuple[Values, Values]],
+    results: Mapping[str, Measurement],
     by_instrument: Collection[str],
 ) -> Finding:
     name = condition.metric
@@ -173,8 +178,11 @@ def _finding(
         reason = f"{name}: was not measured (there are: {known}): not known"
         empty = MetricResult(name, None, None, None, None, None, 0, None)
         return Finding(condition, empty, Decision.HOLD, reason)
+    values = results[name]
+    if isinstance(values, Measured):
+        return _found(condition, values)
     worst = 0.0 if condition.direction == "increase" else 1.0
-    pairs = _pairs(results[name], None if name in by_instrument else worst, name)
+    pairs = _pairs(values, None if name in by_instrument else worst, name)
     result = _compared(name, pairs, condition.confidence)
     if result.n < condition.minimum_n:
         said = f"{name}: {result.n} pairs of values, needs {condition.minimum_n}: not enough"
@@ -184,6 +192,18 @@ def _finding(
         decision, passed = Decision.HOLD, None
         word = f"not known: {pairs.lacking} answers of the candidate alone have no value"
     said = f"{name}: {_figures(condition, result)}: {word}{_missing_text(pairs)}"
+    return Finding(condition, replace(result, passed=passed), decision, said)
+
+
+def _found(condition: Condition, measured: Measured) -> Finding:
+    result, note = measured.result(condition.confidence), measured.note and f"; {measured.note}"
+    if result.delta is None:
+        return Finding(condition, result, Decision.HOLD, f"{result.name}: not known{note}")
+    if result.n < condition.minimum_n:
+        said = f"{result.name}: {result.n} rows, needs {condition.minimum_n}: not enough{note}"
+        return Finding(condition, result, Decision.HOLD, said)
+    decision, passed, word = _outcome(condition, result)
+    said = f"{result.name}: {_figures(condition, result)}: {word}{note}"
     return Finding(condition, replace(result, passed=passed), decision, said)
 
 
@@ -217,6 +237,12 @@ def _bound(condition: Condition, result: MetricResult) -> float:
 
 def _compared(name: str, pairs: Pairs, confidence: float) -> MetricResult:
     return paired(name, pairs.baseline, pairs.candidate, confidence=confidence)
+
+
+def _unjudged(name: str, values: Measurement, by_instrument: bool) -> MetricResult:
+    if isinstance(values, Measured):
+        return values.result()
+    return _compared(name, _pairs(values, None if by_instrument else 0.0, name), CONFIDENCE)
 
 
 def _pairs(values: tuple[Values, Values], worst: float | None, name: str) -> Pairs:
@@ -275,7 +301,8 @@ def _figures(condition: Condition, result: MetricResult) -> str:
     unsigned, signed = _formats(max(abs(result.baseline), abs(result.candidate)))
     means = f"{result.candidate:{unsigned}} against {result.baseline:{unsigned}}"
     if result.ci_low is None or result.ci_high is None:
-        return f"{means}, difference {result.delta:{signed}}, no interval from one pair"
+        few = " from one pair" if result.n == 1 else ""
+        return f"{means}, difference {result.delta:{signed}}, no interval{few}"
     interval = f"[{result.ci_low:{signed}}, {result.ci_high:{signed}}]"
     return (
         f"{means}, difference {result.delta:{signed}}, "

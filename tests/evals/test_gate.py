@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from evals.compare import Measured
 from evals.gate import Condition, judge
 from evals.records import Decision
 
@@ -347,3 +348,47 @@ def test_a_gate_that_believes_chance_is_refused(confidence):
     with pytest.raises(ValidationError, match=r"a confidence of at least 0\.8"):
         Condition.model_validate({"metric": "right", "minimum_n": 1, "confidence": confidence})
     assert Condition(metric="right", minimum_n=1, confidence=0.8).confidence == 0.8
+
+
+DRAWS = tuple(0.03 + 0.001 * step for step in range(-15, 16))  # standard deviation 0.0091
+
+
+@pytest.mark.parametrize(
+    ("candidate", "margin", "decision", "word"),
+    [
+        (0.73, 0.0, Decision.PROMOTE, "passed"),
+        (0.73, 0.02, Decision.HOLD, "not shown"),
+        (0.73, 0.1, Decision.HOLD, "the improvement is too small"),
+        (0.60, 0.0, Decision.REJECT, "it is worse"),
+    ],
+)
+def test_what_was_measured_on_all_rows_is_judged_by_its_draws(candidate, margin, decision, word):
+    measured = Measured("auc", 0.70, candidate, 5000, DRAWS, 40, "the worst is UA")
+    condition = Condition(metric="auc", margin=margin, minimum_n=1000)
+    verdict = verdict_on({"auc": measured, "brier": measured}, condition)
+    assert verdict.decision is decision
+    assert verdict.reasons[0].endswith(f": {word}; the worst is UA")
+    assert [one.n for one in verdict.metrics] == [5000, 5000]
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        (
+            Measured("auc", None, None, 40, note="all 40 rows are of one class (0)"),
+            "auc: not known; all 40 rows are of one class (0)",
+        ),
+        (
+            Measured("auc", 0.7, 0.8, 999, DRAWS, 40),
+            "auc: 999 rows, needs 1000: not enough",
+        ),
+        (
+            Measured("auc", 0.7, 0.8, 1000, (), 3, "3 days of rows, an interval needs 10"),
+            "auc: 0.800 against 0.700, difference +0.100, no interval: not known; "
+            "3 days of rows, an interval needs 10",
+        ),
+    ],
+)
+def test_what_could_not_be_measured_well_holds_and_says_why(measured, reason):
+    verdict = verdict_on({"auc": measured}, Condition(metric="auc", minimum_n=1000))
+    assert (verdict.decision, verdict.reasons) == (Decision.HOLD, (reason,))
