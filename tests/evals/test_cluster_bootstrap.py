@@ -30,7 +30,8 @@ def _chance(logit):
     return 1 / (1 + np.exp(-logit))
 
 
-def compared(labels, day, baseline, candidate, metric, seed=0, draws=400):
+def compared(given, metric, seed=0, draws=400):
+    labels, day, baseline, candidate = given
     rows = Rows.of(labels, day)
     resamples = Resamples.of(rows, seed=seed, draws=draws)
     function = METRICS[metric]
@@ -44,41 +45,41 @@ def test_coverage_where_days_differ(metric):
     Were flights drawn one by one, 64 % would (74 % of the calibration error); see the test below.
     """
     labels, day, *models = flights(10_000, 60, 0)
-    truth = compared(labels, np.zeros(len(day)), *models, metric).result().delta
+    truth = compared((labels, np.zeros(len(day)), *models), metric).result().delta
     rounds, covered = 400, 0
     for number in range(rounds):
-        result = compared(*flights(30, 60, number + 1), metric, number).result()
+        result = compared(flights(30, 60, number + 1), metric, number).result()
         covered += result.ci_low <= truth <= result.ci_high
     assert covered / rounds > 0.88  # 0.92 less 3 standard errors (0.04)
 
 
 def test_flights_drawn_one_by_one_would_be_far_too_sure():
     labels, day, baseline, candidate = flights(30, 60, 7)
-    by_day = compared(labels, day, baseline, candidate, "auc").result()
-    by_row = compared(labels, np.arange(len(day)), baseline, candidate, "auc").result()
+    by_day = compared((labels, day, baseline, candidate), "auc").result()
+    by_row = compared((labels, np.arange(len(day)), baseline, candidate), "auc").result()
     assert by_day.ci_high - by_day.ci_low > 1.3 * (by_row.ci_high - by_row.ci_low)
 
 
 def test_swapping_the_subjects_mirrors_the_interval():
     labels, day, one, other = flights(40, 30, 3)
-    there = compared(labels, day, one, other, "auc").result()
-    back = compared(labels, day, other, one, "auc").result()
+    there = compared((labels, day, one, other), "auc").result()
+    back = compared((labels, day, other, one), "auc").result()
     assert (back.ci_low, back.ci_high) == pytest.approx((-there.ci_high, -there.ci_low))
     assert back.delta == pytest.approx(-there.delta)
 
 
 def test_more_confidence_widens_and_the_same_seed_repeats():
     given = flights(40, 30, 3)
-    measured = compared(*given, "brier")
+    measured = compared(given, "brier")
     narrow, wide = measured.result(0.8), measured.result(0.99)
     assert wide.ci_low < narrow.ci_low < narrow.delta < narrow.ci_high < wide.ci_high
-    assert compared(*given, "brier") == measured
-    assert compared(*given, "brier", seed=1) != measured
+    assert compared(given, "brier") == measured
+    assert compared(given, "brier", seed=1) != measured
 
 
 def test_the_same_model_is_no_different_for_certain():
     labels, day, one, _ = flights(40, 30, 3)
-    result = compared(labels, day, one, one, "auc").result()
+    result = compared((labels, day, one, one), "auc").result()
     assert (result.delta, result.ci_low, result.ci_high) == (0, 0, 0)
 
 
@@ -99,7 +100,7 @@ def test_a_difference_that_is_known_exactly():
 )
 def test_too_little_gives_a_reason_and_a_gate_holds(labels, days, note):
     scores = np.linspace(0, 1, len(labels))
-    measured = compared(labels, list(days), scores, scores[::-1], "auc")
+    measured = compared((labels, list(days), scores, scores[::-1]), "auc")
     assert (measured.draws, measured.note) == ((), note)
     assert measured.result().ci_low is None
     condition = Condition(metric="auc", minimum_n=1)
@@ -111,5 +112,5 @@ def test_too_little_gives_a_reason_and_a_gate_holds(labels, days, note):
 def test_a_thousand_draws_of_a_month_take_a_second_or_two():
     labels, day, baseline, candidate = flights(31, 871, 0)  # 27,001 flights
     begun = perf_counter()
-    compared(labels, day, baseline, candidate, "auc", draws=1000)
+    compared((labels, day, baseline, candidate), "auc", draws=1000)
     assert perf_counter() - begun < 5  # 0.1 s alone; other work may share the machine
