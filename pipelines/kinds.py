@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.gate import Values
+from evals.gate import Measurement
 from pipelines.installation import Installation
 from pipelines.manifest import Manifest
 from pipelines.spec import Spec
 
 Say = Callable[[int, str], None]
 LogMetrics = Callable[[int, Mapping[str, float]], None]
-Measurements = Mapping[str, tuple[Values, Values]]  # or Measured, once there is one
+Measurements = Mapping[str, Measurement]
 Facts = Mapping[str, Mapping[str, str]]
 
 

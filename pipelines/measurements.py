@@ -1,12 +1,14 @@
 """What champion and candidate measured, as a file between the stages `evaluate` and `gate`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from evals.compare import Measured
+from evals.gate import Measurement
 from pipelines.kinds import Measurements
 
 RESULTS_FILE = "results.json"
@@ -36,10 +38,7 @@ class Results:
             "training_id": self.training_id,
             "dataset_id": self.dataset_id,
             "rollout_seconds": self.rollout_seconds,
-            "measurements": {
-                name: {"baseline": list(sides[0]), "candidate": list(sides[1])}
-                for name, sides in self.measurements.items()
-            },
+            "measurements": {name: _plain(one) for name, one in self.measurements.items()},
         }
         (folder / RESULTS_FILE).write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
 
@@ -48,5 +47,18 @@ class Results:
         """What lies in `folder`."""
         fields: dict[str, Any] = orjson.loads((folder / RESULTS_FILE).read_bytes())
         given: Mapping[str, Any] = fields.pop("measurements")
-        sides = {name: (one["baseline"], one["candidate"]) for name, one in given.items()}
-        return cls(**fields, measurements=sides)
+        read = {name: _measurement(one) for name, one in given.items()}
+        return cls(**fields, measurements=read)
+
+
+def _plain(one: Measurement) -> dict[str, Any]:
+    """As JSON has it; what was measured over all cases has its draws."""
+    if isinstance(one, Measured):
+        return asdict(one)
+    return {"baseline": list(one[0]), "candidate": list(one[1])}
+
+
+def _measurement(fields: Mapping[str, Any]) -> Measurement:
+    if "draws" in fields:
+        return Measured(**{**fields, "draws": tuple(fields["draws"])})
+    return fields["baseline"], fields["candidate"]
