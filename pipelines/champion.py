@@ -44,10 +44,12 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What moving traffic needs: the state database and the engine behind the alias."""
+    """What moving traffic needs: the state database and the engine behind the alias. `plain`:
+    whether the engine answers without any version, as one with a base model does."""
 
     database: Database
     replicas: Loader
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def services_for(installation: Installation, alias: str) -> Services:
     if alias.startswith(PROMPT_SPLIT):
         return Services(installation.database, NothingToLoad())
     engine = engine_of(installation, alias)
-    return Services(installation.database, engine.replicas())
+    return Services(installation.database, engine.replicas(), plain=engine.kind != "kserve")
 
 
 def wanted_adapters(installation: Installation) -> dict[Engine, dict[str, Path]]:

@@ -103,6 +103,8 @@ async def start(services: Services, trial: Trial) -> ExperimentRow:
     title = title_of(trial.alias)
     with services.database.session() as session:
         seen = _entrants(session, title, trial)
+    if seen.holder is None and not services.plain:
+        raise Conflict(f"{trial.alias}: no version answers it yet; promote a first one")
     await _load(services, seen.adapters)
     with services.database.transaction() as session:
         hold(session)

@@ -150,6 +150,11 @@ async def rollback(services: Services, order: Rollback) -> Moved:
             return Moved(before.last, _served(session, before), repeated=True)
         _require_way_back(session, order, before)
         target = find_version(session, before.name_or(order.alias), before.previous)
+    if target is None and before.can_go_back and not services.plain:
+        raise Conflict(
+            f"{order.alias}: version {before.version} is its first, and below it nothing would "
+            "answer; promote another version (or end an experiment: llmops experiment stop)"
+        )
     note = await _note_if_lost(services, order, target)
     with services.database.transaction() as session:
         hold(session)
@@ -293,7 +298,7 @@ async def _note_if_lost(
     try:
         await services.replicas.load(target.served_name, path, within=ROLLBACK_SECONDS)
     except RolloutFailed as error:
-        if not order.accept_base:
+        if not (order.accept_base and services.plain):
             raise
         return f"{target.served_name} cannot be loaded ({error}): the base model answers"
     return None

@@ -20,6 +20,7 @@ from gateway.splits import drop_split, put_split
 from gateway.variants import Arm, Split, Variant
 from pipelines.model_server_replica import ModelServerReplica
 from pipelines.rollout import Replicas, RolloutFailed
+from tests.admin_process import AdminProcess
 from tests.embedding_stack import RedisProcess
 from tests.gateway_process import GatewayProcess, configuration, free_port
 from tests.tabular_home import (
@@ -86,6 +87,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             },
             model_server={"port": port, "redis_url": redis.url},
             limits={"instances": 100},
+            feedback={"metrics": {"late": {"type": "boolean"}}},
         )
         gateway = GatewayProcess(home, given).start()
         make_versions(gateway.settings.tabular_dir)
@@ -197,6 +199,20 @@ async def test_kserves_own_client_works(client, stand):
         described = await response.json()
     assert described["name"] == ALIAS and described["versions"] == [ONE]
     assert [one["name"] for one in described["inputs"]] == list(FLIGHT)
+
+
+async def test_a_prediction_is_looked_up_labelled_and_counted(client, stand):
+    _, answer = await ask(client, PREDICT, {"instances": [FLIGHT] * 3})
+    label = {"request_id": answer["id"], "metric_name": "late", "value": True}
+    assert (await ask(client, "/v1/feedback", label))[0] == 200
+    with AdminProcess(stand.gateway.home, stand.gateway.given) as admin:
+        async with client.get(f"/v1/requests/{answer['id']}") as response:
+            row = await response.json()
+        assert (row["endpoint"], row["target"], row["cost_usd"]) == (
+            "predict", f"kserve/{ONE}", "0.000006000",
+        )  # fmt: skip
+        counted = f'llmops_cost_usd_total{{endpoint="predict",model="{ALIAS}",target="kserve"}}'
+        assert counted in admin.get("/metrics")[1].decode()
 
 
 async def test_features_that_are_given_count(client, stand):
