@@ -297,7 +297,12 @@ def _begin(session: Session, trial: Trial, entrants: Entrants, salt: str) -> Exp
             action="experiment.start",
             subject=f"experiment:{experiment_id}",
             reason=trial.unjudged,
-            after={"alias": trial.alias, "arms": row.arms, "plan": row.plan},
+            after={
+                "alias": trial.alias,
+                "arms": row.arms,
+                "plan": row.plan,
+                "approval": row.approval,
+            },
             evidence=dict(entrants.evidence),
         ),
     )

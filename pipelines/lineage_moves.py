@@ -17,6 +17,7 @@ from gateway.audit import AuditRow
 from gateway.request_log import LogReader
 from gateway.splits import find_split
 from gateway.variants import PROMPT_SPLIT
+from pipelines.approval import AUTOMATIC
 from pipelines.champion import (
     BASE,
     CHALLENGER,
@@ -198,7 +199,12 @@ def _check_trail(session: Session, findings: Findings, row: ExperimentRow) -> No
     trail = select(AuditRow).where(AuditRow.subject == f"experiment:{row.experiment_id}")
     entries = {entry.action: entry for entry in session.scalars(trail.order_by(AuditRow.id))}
     expected: dict[str, dict[str, Any]] = {
-        BEGUN: {"alias": row.alias, "arms": row.arms, "plan": row.plan}
+        BEGUN: {
+            "alias": row.alias,
+            "arms": row.arms,
+            "plan": row.plan,
+            "approval": row.approval,
+        }
     }
     if row.state != RUNNING:
         ended = {"state": row.state, "alias": row.alias, "version": row.version}
@@ -208,7 +214,7 @@ def _check_trail(session: Session, findings: Findings, row: ExperimentRow) -> No
         if entry is None:
             problems = ["the audit trail says nothing of it"]
         else:
-            after = entry.after or {}
+            after = {"approval": AUTOMATIC, **(entry.after or {})}  # older ones do not say it
             problems = [
                 f"its {name} in the audit trail is another"
                 for name, value in values.items()
