@@ -29,6 +29,7 @@ from pipelines.champion import (
     served_name_of,
 )
 from pipelines.experiment import PROMOTED, ROLLED_BACK, STOPPED, WON, title_of
+from pipelines.lineage_approvals import check_asked, check_granted
 from pipelines.lineage_findings import DISAGREE, RESTORE, Findings, Sources, differences
 from pipelines.lineage_names import BEGUN, told
 from pipelines.promotion import PREVIOUS, wanted_aliases
@@ -82,6 +83,7 @@ def check_promotion(session: Session, findings: Findings, row: PromotionRow) -> 
     if entries:
         to = f"audit row {entries[0].id}"
         findings.judged(of, to, _differences(row, entries[0]), f"by {row.actor}", DISAGREE)
+        check_granted(session, findings, row, entries[0])
     else:
         findings.broken(of, "audit row", f"the audit trail says nothing of it; {RESTORE}")
     if row.to_version is not None:
@@ -103,6 +105,7 @@ def check_experiment(
         findings.judged(of, title.called(row.name, row.version), gone)
     _check_arms(session, findings, row, log)
     _check_verdict(session, findings, row)
+    check_asked(session, findings, row)
     watches = row.plan.get("watches") is not None
     if row.state == PROMOTED or (watches and row.state == ROLLED_BACK):
         moves = title.moves_of(session, row.experiment_id)

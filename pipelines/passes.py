@@ -51,7 +51,8 @@ class Outcome:
     Attributes:
         served_name: what the candidate is served by.
         version: the registered one; None where the gate did not let it through.
-        experiment_id, promotion_id: what its live traffic is given by, if that was asked for.
+        experiment_id, promotion_id, approval_id: what gives it live traffic, or what that waits
+            for, if it was to have any.
         folder: the workspace, with the stages' outputs.
         seconds: of each stage that was run, by its name.
     """
@@ -65,6 +66,7 @@ class Outcome:
     folder: Path
     experiment_id: str | None = None
     promotion_id: str | None = None
+    approval_id: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -134,6 +136,7 @@ def _outcome(
         folder=folder,
         experiment_id=traffic.get("experiment_id"),
         promotion_id=traffic.get("promotion_id"),
+        approval_id=traffic.get("approval_id"),
         seconds=seconds,
     )
 

@@ -54,12 +54,12 @@ def start(
 
     with open_state() as state, looked_up():
         installation = installation_of(state)
-        name, planned = _planned(installation, alias, plan, spec)
+        name, planned, approval = _planned(installation, alias, plan, spec)
         if weight is not None:
             planned = _weighted(planned, weight)
         metrics = installation.configuration.feedback.metrics
         trial = experiment.Trial(
-            alias, name, version, planned.settled(metrics), state.actor, unjudged
+            alias, name, version, planned.settled(metrics), state.actor, unjudged, approval
         )
         row = asyncio.run(experiment.start(services_for(installation, alias), trial))
     typer.echo(f"experiment {row.experiment_id} is under way on {alias}")
@@ -140,22 +140,23 @@ def stop(
 
 def _planned(
     installation: "Installation", alias: str, plan: Path | None, spec: Path | None
-) -> tuple[str, "Plan"]:
-    """What is tried, by its registered name, and the plan for it."""
+) -> tuple[str, "Plan", str]:
+    """What is tried, by its registered name, the plan for it, and who approves a win."""
+    from pipelines.approval import AUTOMATIC
     from pipelines.plan import PLANS, load_plan
     from pipelines.spec import load_spec
 
     if alias.startswith(PROMPT_SPLIT):
         if spec is not None:
             raise ConfigurationError("--spec: a prompt has none; see --plan")
-        return alias, load_plan(plan or PLANS / "prompt.yaml")
+        return alias, load_plan(plan or PLANS / "prompt.yaml"), AUTOMATIC
     given = load_spec(spec or SPEC)
     if given.alias != alias:
         hint = _hint(installation, alias)
         raise ConfigurationError(
             f"alias: the spec {spec or SPEC} is of {given.alias}, not of {alias}; {hint}"
         )
-    return given.name, given.experiment if plan is None else load_plan(plan)
+    return given.name, given.experiment if plan is None else load_plan(plan), given.approval
 
 
 def _hint(installation: "Installation", alias: str) -> str:

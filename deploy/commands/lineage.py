@@ -15,6 +15,7 @@ from deploy.commands.state import failed, open_state
 from gateway.lineage import Edge, Lineage, Links, Node, lineage
 from gateway.lineage_links import GatewayLinks
 from gateway.request_log import LogUnavailable
+from pipelines.approval_links import ApprovalLinks
 from pipelines.lineage_links import PipelineLinks
 from pipelines.prompt_links import PromptLinks
 
@@ -28,7 +29,8 @@ SHOWN = (
     "metric_name", "value", "state", "labels", "from_version", "to_version", "champion", "adapter",
     "served_name",
     "variant",
-    "subject", "baseline", "actor", "ts", "created_at", "started_at", "user", "input_tokens",
+    "subject", "baseline", "actor", "asked_by", "decided_by",
+    "ts", "created_at", "started_at", "user", "input_tokens",
     "output_tokens", "cost_usd", "git_sha", "blocked", "deleted_at",
 )  # fmt: skip
 TIMES = ("ts", "created_at", "started_at", "deleted_at")
@@ -237,7 +239,7 @@ def label(node: Node) -> Text:
 def _found(installation: "Installation", identifier: str) -> Lineage:
     reader, database = installation.reader, installation.database
     links: list[Links] = [
-        part(database, reader) for part in (GatewayLinks, PipelineLinks, PromptLinks)
+        part(database, reader) for part in (GatewayLinks, PipelineLinks, PromptLinks, ApprovalLinks)
     ]
     try:
         return lineage(identifier, links)

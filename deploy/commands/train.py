@@ -125,6 +125,8 @@ def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
 
 
 def _next(outcome: "Outcome", given: "Spec", spec: Path) -> str:
+    if outcome.approval_id is not None:
+        return f"next: llmops approve grant {outcome.approval_id} --reason …"
     if outcome.promotion_id is not None:
         return f"promotion {outcome.promotion_id}: {given.alias} is answered by it"
     if outcome.experiment_id is not None:

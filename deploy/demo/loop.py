@@ -159,6 +159,7 @@ class InstalledLoop:
             plan=plan.settled(metrics),
             actor=ACTOR,
             unjudged=order.unjudged,
+            approval=self._spec.approval,
         )
         with _failing():
             services = services_for(self._installation, self._spec.alias)
