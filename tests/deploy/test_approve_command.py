@@ -118,7 +118,7 @@ def test_the_first_version_of_what_answers_nothing_yet_asks(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a tabular model's: where the gate let it through, a person is asked instead."""
-    monkeypatch.setitem(lifecycle.KINDS, "llm", replace(LLM, plain=False))  # type: ignore[arg-type]
+    monkeypatch.setitem(lifecycle.KINDS, "llm", replace(LLM, plain=False))
     path = home.process.home / "spec.yaml"
     path.write_text(SPEC)
     with open_installation(home.process.settings) as installation:
