@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from kfp import compiler, dsl
 
 from deploy.schedule_plan import Job, SchedulePlan
-from pipelines.kubeflow import COMPILED as TRAINING
+from pipelines.code_version import COMPILED as PIPELINES
 from pipelines.kubeflow import IMAGE
 
 if TYPE_CHECKING:
     from kfp import Client
 
-COMPILED = TRAINING.with_name("scheduled_job.yaml")
+COMPILED = PIPELINES / "scheduled_job.yaml"
 NAME, DESCRIPTION = "scheduled-job", "A command of llmops, as the schedule runs it"
 
 

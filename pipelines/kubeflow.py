@@ -9,11 +9,8 @@ The parameter `spec` is the text of a spec file, `live` whether what was registe
 traffic.
 """
 
-import hashlib
-import subprocess
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +18,11 @@ from kfp import compiler, components, dsl, local
 from kfp.dsl.base_component import BaseComponent
 from kfp.local.config import LocalExecutionConfig
 
-COMPILED = Path(__file__).parent / "compiled"
+from pipelines.code_version import compiled
+
 IMAGE = "llmops:0.1.0"  # the project's own, with the extra `lifecycle`; never a tag that moves
 RETRIES = 3
 PLACEHOLDER = "{{$"
-GIT_CHARACTERS, DIGEST_CHARACTERS = 12, 12
 CACHED = ("features", "train")  # the others read or write what changes by itself
 
 
@@ -159,23 +156,12 @@ def _limited(task: dsl.PipelineTask, resources: Resources, *, cached: bool) -> d
     return task
 
 
-def compiled(kind: str) -> Path:
-    """Where the committed IR of a kind's pipeline is."""
-    return COMPILED / f"train_{kind}.yaml"
-
-
 def compile_to(path: Path, kind: str) -> None:
     """Write the IR; the same code gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".new-{path.name}")  # the compiler goes by the suffix
     compiler.Compiler().compile(pipeline_of(kind), str(fresh))
     fresh.replace(path)
-
-
-def pipeline_version(kind: str) -> str:
-    """Which pipeline this is: the commit (outside of Git: the release), and the IR's digest."""
-    digest = hashlib.sha256(compiled(kind).read_bytes()).hexdigest()[:DIGEST_CHARACTERS]
-    return f"{_commit() or version('llmops')}+{digest}"
 
 
 def run_locally(kind: str, spec: str, root: Path, *, live: bool = True) -> dict[str, Path]:
@@ -210,15 +196,6 @@ def run_locally(kind: str, spec: str, root: Path, *, live: bool = True) -> dict[
         finally:
             LocalExecutionConfig.instance = before
     return {name: Path(artifact.path) for name, artifact in outputs.items()}
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(COMPILED), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip()[:GIT_CHARACTERS] or None
 
 
 if __name__ == "__main__":

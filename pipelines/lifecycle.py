@@ -7,7 +7,6 @@ Nothing here moves traffic: a registered candidate gets its share through an exp
 """
 
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
@@ -16,7 +15,7 @@ from typing import Any
 import orjson
 
 from evals.gate import judge
-from evals.records import Decision, Verdict
+from evals.records import Decision
 from evals.verdicts import add_verdict
 from gateway.configuration import ConfigurationError
 from gateway.database import now
@@ -24,6 +23,7 @@ from gateway.errors import BadRequest
 from gateway.splits import find_split
 from pipelines import datasets
 from pipelines.champion import BASE
+from pipelines.code_version import git_sha
 from pipelines.installation import Installation
 from pipelines.kinds import Contest, Facts, Fitted, ModelKind, Say
 from pipelines.llm import LLM
@@ -32,8 +32,9 @@ from pipelines.measurements import Results
 from pipelines.registry import ARTIFACT, Registry
 from pipelines.registry_records import note_registration
 from pipelines.spec import Spec
+from pipelines.step_runs import Noted, size_of, step_tags
 from pipelines.tables import ModelVersionRow, TrainingRow
-from pipelines.tracking import TrackedRun, Tracking
+from pipelines.tracking import TrackedRun, Tracking, figures
 
 KINDS: Mapping[str, ModelKind] = {"llm": LLM}
 TRAINING_FILE, VERDICT_FILE, VERSION_FILE = "training.json", "verdict.json", "version.json"
@@ -65,15 +66,16 @@ def facts_of(installation: Installation, spec: Spec) -> Facts:
     return {**found, "evaluate": {**found.get("evaluate", {}), "champion": champion}}
 
 
-def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> None:
+def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> Noted:
     """Read the kind's raw material into `out`."""
     kind_of(spec).preprocess(installation, spec, out, say)
+    return Noted(spec.dataset, size_of(out))
 
 
 def features(
     installation: Installation, spec: Spec, preprocessed: Path, out: Path, say: Say
-) -> str:
-    """Freeze a data set into `out` and record it; returns its id.
+) -> Noted:
+    """Freeze a data set into `out` and record it.
 
     The id is also in the file `id`, which is what later stages depend on: another account of how
     the same data came to be trains nothing again.
@@ -83,11 +85,12 @@ def features(
     with installation.database.transaction() as session:
         datasets.record(session, manifest, out)
     say(100, f"data set {manifest.dataset_id}")
-    return manifest.dataset_id
+    rows = {f"rows/{name}": float(facts.rows) for name, facts in manifest.files.items()}
+    return Noted(spec.dataset, rows, {"dataset_id": manifest.dataset_id})
 
 
-def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: Say) -> str:
-    """Train on the folder `dataset`, log to MLflow, record; returns the training's id.
+def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: Say) -> Noted:
+    """Train on the folder `dataset`, log to MLflow, record.
 
     Training that was killed goes on from its last checkpoint; one that was finished but could not
     be logged is not done again.
@@ -114,12 +117,13 @@ def fit(installation: Installation, spec: Spec, dataset: Path, out: Path, say: S
     shutil.rmtree(work)
     journal.unlink()
     say(100, fitted.served_name)
-    return tracked.training_id
+    ids = {"dataset_id": dataset_id, "served_name": fitted.served_name}
+    return Noted(spec.training, fitted.metrics, ids, run_id=tracked.training_id)
 
 
 def evaluate(
     installation: Installation, spec: Spec, dataset: Path, training: Path, out: Path, say: Say
-) -> None:
+) -> Noted:
     """Measure champion and candidate on the same held-out cases; `out` gets the results."""
     kind, described = kind_of(spec), _read(training / TRAINING_FILE)
     candidate = described["served_name"]
@@ -140,9 +144,12 @@ def evaluate(
     )
     results.write(out)
     say(100, f"{len(measured)} metrics of {champion or BASE} and {candidate}")
+    params = {**spec.evaluation, "champion": champion or BASE, "candidate": candidate}
+    ids = {"dataset_id": results.dataset_id, "training_id": results.training_id}
+    return Noted(params, {**results.means(), "rollout_seconds": rollout_seconds}, ids)
 
 
-def gate(installation: Installation, spec: Spec, evaluation: Path, out: Path, say: Say) -> Verdict:
+def gate(installation: Installation, spec: Spec, evaluation: Path, out: Path, say: Say) -> Noted:
     """Judge what `evaluate` measured by the spec's conditions."""
     results = Results.read(evaluation)
     verdict = judge(
@@ -162,13 +169,17 @@ def gate(installation: Installation, spec: Spec, evaluation: Path, out: Path, sa
     Tracking(installation.tracking_uri()).verdict(results.training_id, verdict)
     _write(out / VERDICT_FILE, verdict.as_dict())
     say(100, f"{verdict.decision}: {verdict.reasons[0]}")
-    return verdict
+    params = {one.metric: one.model_dump(mode="json") for one in spec.gate}
+    promoted = {"promote": float(verdict.decision is Decision.PROMOTE)}
+    ids = {name: verdict.evidence[name] for name in ("dataset_id", "training_id")}
+    told = {"verdict_id": verdict.verdict_id, "verdict": verdict.decision.value}
+    return Noted(params, promoted | figures(verdict), ids | told)
 
 
 def register(
     installation: Installation, spec: Spec, training: Path, verdict: Path, out: Path, say: Say
-) -> str:
-    """Make a version of a candidate whose verdict is `promote`; returns the version.
+) -> Noted:
+    """Make a version of a candidate whose verdict is `promote`.
 
     Raises: BadRequest for any other verdict.
     """
@@ -185,7 +196,10 @@ def register(
     )
     _write(out / VERSION_FILE, {"name": spec.name, "version": version})
     say(100, f"{spec.name} version {version}")
-    return version
+    ids = {name: described[name] for name in ("dataset_id", "training_id", "served_name")}
+    verdict_id = judged["verdict_id"]
+    params = {"served_name": candidate, "verdict_id": verdict_id}
+    return Noted(params, {"version": float(version)}, ids | {"verdict_id": verdict_id})
 
 
 def register_version(
@@ -260,26 +274,13 @@ def keep_model(installation: Installation, spec: Spec, fitted: Fitted) -> Path:
     return kept
 
 
-def git_sha() -> str | None:
-    """The commit that this code is at, with `-dirty` if it was changed; None outside of Git."""
-    here = Path(__file__).parent
-    command = ("git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
 def _tracked(installation: Installation, spec: Spec, dataset_id: str, journal: Path) -> TrackedRun:
     """The training's run in MLflow; the same one for each attempt at the same training."""
     found = kind_of(spec).facts(installation, spec).get("train", {})
     tags = {
-        "kind": spec.kind,
         "dataset_id": dataset_id,
         **found,
-        "git_sha": git_sha(),
-        "alias": spec.alias,
+        **step_tags(installation.settings, spec, "train"),
     }
     tracking = Tracking(installation.tracking_uri())
     return tracking.start(spec.name, tags=tags, params=spec.training, journal=journal)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import orjson
@@ -41,6 +42,15 @@ class Results:
             "measurements": {name: _plain(one) for name, one in self.measurements.items()},
         }
         (folder / RESULTS_FILE).write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
+
+    def means(self) -> dict[str, float]:
+        """Of each metric, the candidate's mean, as far as it is known."""
+        found = {}
+        for name, sides in self.measurements.items():
+            known = [value for value in sides[1] if value is not None]
+            if known:
+                found[f"candidate/{name}"] = fmean(known)
+        return found
 
     @classmethod
     def read(cls, folder: Path) -> "Results":

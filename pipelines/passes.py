@@ -13,6 +13,7 @@ import orjson
 
 from evals.records import Decision, Verdict
 from evals.verdicts import find_verdict
+from pipelines.code_version import git_sha
 from pipelines.installation import Installation
 from pipelines.lifecycle import (
     FITTED,
@@ -20,13 +21,13 @@ from pipelines.lifecycle import (
     VERDICT_FILE,
     VERSION_FILE,
     facts_of,
-    git_sha,
     work_folder,
 )
 from pipelines.manifest import MANIFEST
 from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
 from pipelines.spec import Spec
 from pipelines.stages import EXPERIMENT_FILE
+from pipelines.step_runs import PassRun, pass_run, stage_settings
 from pipelines.workspace import FOLDERS, Workspace, WorkspaceError
 
 STAGES = tuple(FOLDERS)
@@ -90,36 +91,79 @@ def run_pass(
         Conflict: another pass of this model is under way.
         StageFailed: a stage failed; the message is its own. The champion was not touched.
     """
-    plain = spec.model_dump(mode="json")
-    with under_way(installation.database, installation.run_dir, spec.name, plain, git_sha()) as run:
-        workspace = Workspace(installation.settings, spec.name)
-        before, facts = workspace.facts, facts_of(installation, spec)
-        workspace.prepare(spec.text(), facts)
-        if fresh:
-            shutil.rmtree(work_folder(installation, spec), ignore_errors=True)
-        same = all(before.get(stage) == dict(facts.get(stage, {})) for stage in FREEZING)
-        frozen = not fresh and same and _is_frozen(installation, spec, workspace.folder)
-        seconds: dict[str, float] = {}
+    plain, database = spec.model_dump(mode="json"), installation.database
+    with (
+        under_way(database, installation.run_dir, spec.name, plain, git_sha()) as run,
+        pass_run(installation, spec, run.run_id) as told,
+    ):
+        settings = stage_settings(installation.settings, run.run_id, told.run_id)
+        workspace = Workspace(settings, spec.name)
+        made = _Pass(workspace, run, told, show)
+        frozen = _prepare(installation, spec, workspace, fresh=fresh)
         for stage in UP_TO_GATE:
             if stage in FREEZING and frozen:
                 show(stage, 100, FROZEN)
+                made.note(stage)
             else:
-                _stage(workspace, run, stage, show, seconds)
-            run.note(**_product(workspace.folder, stage))
+                made.go(stage)
         verdict = _verdict(installation, workspace.folder)
         if verdict.decision is Decision.PROMOTE:
             for stage in ("register", *(["experiment"] if experiment else [])):
-                _stage(workspace, run, stage, show, seconds)
-                run.note(**_product(workspace.folder, stage))
+                made.go(stage)
         else:
             run.note(message=f"{verdict.decision}: {verdict.reasons[0]}")
         workspace.push()
-    return _outcome(run, workspace.folder, verdict, experiment=experiment, seconds=seconds)
+    return _outcome(made, verdict, experiment=experiment)
 
 
-def _outcome(
-    run: Run, folder: Path, verdict: Verdict, *, experiment: bool, seconds: dict[str, float]
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A pass under way."""
+
+    workspace: Workspace
+    run: Run
+    told: PassRun
+    show: Progress
+
+    def go(self, stage: str) -> None:
+        """Run a stage where something changed; its product is noted."""
+        self.run.enter(stage)
+        self.show(stage, 0, "")
+        started = monotonic()
+
+        def on_line(line: str) -> None:
+            try:
+                said = orjson.loads(line)
+                self.show(stage, int(said["percent"]), str(said["what"]))
+            except (orjson.JSONDecodeError, KeyError, TypeError):
+                return  # DVC's own words, or an error that the failure will tell
+
+        self.workspace.reproduce(stage, on_line)
+        self.told.seconds[stage] = monotonic() - started
+        self.show(stage, 100, "")
+        self.note(stage)
+
+    def note(self, stage: str) -> None:
+        """Put the id of what a stage made into the row and into MLflow."""
+        product = _product(self.workspace.folder, stage)
+        self.told.ids.update(product)
+        if product:
+            self.run.note(**product)
+
+
+def _prepare(installation: Installation, spec: Spec, workspace: Workspace, *, fresh: bool) -> bool:
+    """Bring the workspace up to date; whether the data set of the run before is gone on with."""
+    before, facts = workspace.facts, facts_of(installation, spec)
+    workspace.prepare(spec.text(), facts)
+    if fresh:
+        shutil.rmtree(work_folder(installation, spec), ignore_errors=True)
+        return False
+    same = all(before.get(stage) == dict(facts.get(stage, {})) for stage in FREEZING)
+    return same and _is_frozen(installation, spec, workspace.folder)
+
+
+def _outcome(made: _Pass, verdict: Verdict, *, experiment: bool) -> Outcome:
+    folder = made.workspace.folder
     training = _read(folder / FOLDERS["train"] / TRAINING_FILE)
     version, traffic = None, {}
     if verdict.decision is Decision.PROMOTE:
@@ -127,7 +171,7 @@ def _outcome(
         if experiment:
             traffic = _read(folder / FOLDERS["experiment"] / EXPERIMENT_FILE)
     return Outcome(
-        run_id=run.run_id,
+        run_id=made.run.run_id,
         dataset_id=training["dataset_id"],
         training_id=training["training_id"],
         served_name=training["served_name"],
@@ -137,27 +181,8 @@ def _outcome(
         experiment_id=traffic.get("experiment_id"),
         promotion_id=traffic.get("promotion_id"),
         approval_id=traffic.get("approval_id"),
-        seconds=seconds,
+        seconds=made.told.seconds,
     )
-
-
-def _stage(
-    workspace: Workspace, run: Run, stage: str, show: Progress, seconds: dict[str, float]
-) -> None:
-    run.enter(stage)
-    show(stage, 0, "")
-    started = monotonic()
-
-    def on_line(line: str) -> None:
-        try:
-            said = orjson.loads(line)
-            show(stage, int(said["percent"]), str(said["what"]))
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return  # DVC's own words, or an error that the failure will tell
-
-    workspace.reproduce(stage, on_line)
-    seconds[stage] = monotonic() - started
-    show(stage, 100, "")
 
 
 def _is_frozen(installation: Installation, spec: Spec, folder: Path) -> bool:

@@ -16,8 +16,9 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +31,7 @@ from pipelines.first_traffic import FirstTraffic, give_traffic
 from pipelines.installation import Installation, open_installation
 from pipelines.kinds import Say
 from pipelines.spec import Spec, load_spec
+from pipelines.step_runs import Noted, tell_step
 
 EXPERIMENT_FILE = "experiment.json"
 FAILURES = (
@@ -40,38 +42,38 @@ FAILURES = (
 
 def preprocess(spec: Path, out: Path, say: Say | None = None) -> None:
     """Read the raw material as it is now into `out`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.preprocess(installation, given, folder, say or _silent)
+    with _stage("preprocess", spec, out) as step:
+        step.noted = lifecycle.preprocess(*step.place, step.folder, say or _silent)
 
 
 def features(spec: Path, preprocessed: Path, out: Path, say: Say | None = None) -> None:
     """Make a frozen data set of it: `out` holds its files and `manifest.json`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.features(installation, given, preprocessed, folder, say or _silent)
+    with _stage("features", spec, out) as step:
+        step.noted = lifecycle.features(*step.place, preprocessed, step.folder, say or _silent)
 
 
 def train(spec: Path, dataset: Path, out: Path, say: Say | None = None) -> None:
     """Train on the folder `dataset`; `out` holds the candidate and `training.json`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.fit(installation, given, dataset, folder, say or _silent)
+    with _stage("train", spec, out) as step:
+        step.noted = lifecycle.fit(*step.place, dataset, step.folder, say or _silent)
 
 
 def evaluate(spec: Path, dataset: Path, training: Path, out: Path, say: Say | None = None) -> None:
     """Measure champion and candidate on held-out cases; `out` holds `results.json`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.evaluate(installation, given, dataset, training, folder, say or _silent)
+    with _stage("evaluate", spec, out) as step:
+        step.noted = lifecycle.evaluate(*step.place, dataset, training, step.folder, say or _silent)
 
 
 def gate(spec: Path, evaluation: Path, out: Path, say: Say | None = None) -> None:
     """Judge the results by the spec's conditions; `out` holds `verdict.json`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.gate(installation, given, evaluation, folder, say or _silent)
+    with _stage("gate", spec, out) as step:
+        step.noted = lifecycle.gate(*step.place, evaluation, step.folder, say or _silent)
 
 
 def register(spec: Path, training: Path, verdict: Path, out: Path, say: Say | None = None) -> None:
     """Register a candidate whose verdict is `promote`; `out` holds `version.json`."""
-    with _stage(spec, out) as (installation, given, folder):
-        lifecycle.register(installation, given, training, verdict, folder, say or _silent)
+    with _stage("register", spec, out) as step:
+        step.noted = lifecycle.register(*step.place, training, verdict, step.folder, say or _silent)
 
 
 def experiment(
@@ -81,26 +83,45 @@ def experiment(
 
     Not `live`: leave that to somebody's hand.
     """
-    with _stage(spec, out) as (installation, given, folder):
+    with _stage("experiment", spec, out) as step:
         registered = json.loads((version / lifecycle.VERSION_FILE).read_text())
         begun = FirstTraffic(registered["version"])
         if live:
-            begun = give_traffic(installation, given, begun.version)
-        (folder / EXPERIMENT_FILE).write_text(json.dumps(asdict(begun), indent=2))
+            begun = give_traffic(*step.place, begun.version)
+        (step.folder / EXPERIMENT_FILE).write_text(json.dumps(asdict(begun), indent=2))
         (say or _silent)(100, begun.told)
+        plan = step.spec.experiment.model_dump(mode="json", exclude_none=True)
+        step.noted = Noted(plan, {"live": float(live)}, asdict(begun))
+
+
+@dataclass(slots=True)
+class _Step:
+    """A stage under way. What it noted is told to MLflow when it has ended."""
+
+    installation: Installation
+    spec: Spec
+    folder: Path
+    noted: Noted | None = None
+
+    @property
+    def place(self) -> tuple[Installation, Spec]:
+        return self.installation, self.spec
 
 
 @contextmanager
-def _stage(spec: Path, out: Path) -> Iterator[tuple[Installation, Spec, Path]]:
+def _stage(stage: str, spec: Path, out: Path) -> Iterator[_Step]:
     """The installation, the spec, and a folder that becomes `out` if the block does not fail."""
-    fresh = out.with_name(f"{out.name}.new")
+    fresh, began = out.with_name(f"{out.name}.new"), time()
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         with open_installation(load_settings()) as installation:
-            given = load_spec(spec)
-            lifecycle.require_usable(installation, given)
-            yield installation, given, fresh
+            step = _Step(installation, load_spec(spec), fresh)
+            lifecycle.require_usable(*step.place)
+            yield step
+            if step.noted is None:
+                raise RuntimeError(f"stage {stage} noted nothing of itself")
+            tell_step(*step.place, stage, step.noted, began)
         shutil.rmtree(out, ignore_errors=True)
         fresh.rename(out)
     finally:

@@ -104,10 +104,8 @@ class Tracking:
         """
         moment = int(verdict.created_at.timestamp() * 1000)
         metrics = [
-            {"key": f"gate/{result.name}/{what}", "value": value, "timestamp": moment, "step": 0}
-            for result in verdict.metrics
-            for what in ("baseline", "candidate", "delta", "ci_low", "ci_high")
-            if (value := getattr(result, what)) is not None
+            {"key": key, "value": value, "timestamp": moment, "step": 0}
+            for key, value in figures(verdict).items()
         ]
         tags = {"verdict_id": verdict.verdict_id, "verdict": verdict.decision.value}
         content = json.dumps(verdict.as_dict(), indent=2, default=str).encode()
@@ -227,6 +225,16 @@ class TrackedRun:
             body = {"run_id": self.training_id, "metrics": _finite(rows)}
             self._api.post("runs/log-batch", body)
             self._journal.mark_sent(len(rows))
+
+
+def figures(verdict: Verdict) -> dict[str, float]:
+    """A verdict's numbers as metrics: `gate/METRIC/…`."""
+    return {
+        f"gate/{result.name}/{what}": value
+        for result in verdict.metrics
+        for what in ("baseline", "candidate", "delta", "ci_low", "ci_high")
+        if (value := getattr(result, what)) is not None
+    }
 
 
 @contextmanager

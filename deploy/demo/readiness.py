@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from deploy.health import probe
+from pipelines.code_version import git_sha
 from pipelines.installation import Installation
-from pipelines.lifecycle import git_sha
 from pipelines.llm_spec import llm_spec
 from pipelines.spec import Spec
 

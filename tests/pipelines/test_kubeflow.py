@@ -9,16 +9,14 @@ import pytest
 import yaml
 from kfp.local.config import LocalExecutionConfig
 
+from pipelines.code_version import COMPILED, compiled, pipeline_version
 from pipelines.kubeflow import (
     CACHED,
-    COMPILED,
     IMAGE,
     PIPELINES,
     SMALL,
     PipelineFailed,
     compile_to,
-    compiled,
-    pipeline_version,
     run_locally,
 )
 from pipelines.stages import STAGES

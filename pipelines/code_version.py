@@ -1,0 +1,33 @@
+"""Which code this is: the commit, and the version of the pipeline that it runs."""
+
+import hashlib
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+COMPILED = Path(__file__).parent / "compiled"
+GIT_CHARACTERS, DIGEST_CHARACTERS = 12, 12
+DIRTY = "-dirty"
+
+
+def git_sha() -> str | None:
+    """The commit that this code is at, with `-dirty` if it was changed; None outside of Git."""
+    here = Path(__file__).parent
+    command = ("git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def compiled(kind: str) -> Path:
+    """Where the committed IR of a kind's pipeline is."""
+    return COMPILED / f"train_{kind}.yaml"
+
+
+def pipeline_version(kind: str) -> str:
+    """Which pipeline this is: the commit (outside of Git: the release), and the IR's digest."""
+    digest = hashlib.sha256(compiled(kind).read_bytes()).hexdigest()[:DIGEST_CHARACTERS]
+    commit = (git_sha() or "").removesuffix(DIRTY)[:GIT_CHARACTERS]
+    return f"{commit or version('llmops')}+{digest}"
