@@ -24,7 +24,7 @@ import yaml
 
 from gateway.configuration import ConfigurationError
 from gateway.settings import SettingsError, load_settings
-from pipelines.kubeflow import compiled, pipeline_version
+from pipelines.code_version import compiled, pipeline_version
 from pipelines.spec import load_spec
 
 if TYPE_CHECKING:

@@ -44,13 +44,15 @@ class Results:
         (folder / RESULTS_FILE).write_bytes(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
 
     def means(self) -> dict[str, float]:
-        """Of each metric, the candidate's mean, as far as it is known."""
-        found = {}
-        for name, sides in self.measurements.items():
-            known = [value for value in sides[1] if value is not None]
-            if known:
-                found[f"candidate/{name}"] = fmean(known)
-        return found
+        """Of each metric, the candidate's value or mean, as far as it is known."""
+        found: dict[str, float | None] = {}
+        for name, one in self.measurements.items():
+            if isinstance(one, Measured):
+                found[name] = one.candidate
+                continue
+            known = [value for value in one[1] if value is not None]
+            found[name] = fmean(known) if known else None
+        return {f"candidate/{name}": one for name, one in found.items() if one is not None}
 
     @classmethod
     def read(cls, folder: Path) -> "Results":

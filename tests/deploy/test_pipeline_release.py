@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.pipeline_release import main
-from pipelines.kubeflow import compiled, pipeline_version
+from pipelines.code_version import compiled, pipeline_version
 from pipelines.spec import load_spec
 from tests.deploy.kubeflow_server import KubeflowServer
 
