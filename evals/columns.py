@@ -1,9 +1,9 @@
 """Facts of the columns of a table, and what is wrong with a table beside its schema and beside
 older facts: unknown, missing, retyped, empty and rescaled columns, each with its first bad row.
 
-Rescaled means that another unit or another scale explains the values, which drift does not: their
-spread is a multiple of what it was, they lie where no value lay, or undoing a common change of
-units (miles to kilometres, degrees) brings the old distribution back.
+Rescaled means that another unit or another scale explains the values, which drift does not: they
+are many times as large or as small as they were, lie far from where any lay, or are values that
+were not there before, unless a common change of units (miles to kilometres, degrees) is undone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POINTS = 101  # quantiles kept: 0 %, 1 %, …, 100 %
-LEAST_ROWS = 200  # with fewer, quantiles say too little
-SPREAD_FACTOR = 4.0
-SPREADS = ((5, 95), (1, 99), (0, 100))  # the first that is not nothing counts
-UNLIKE, ALIKE = 0.2, 0.05  # distances of distributions (Kolmogorov and Smirnov)
+LEAST_ROWS = 500  # with fewer, quantiles say too little
+MARGIN = 5  # per cent at either end that do not count as the size of a column's values
+SIZE_FACTOR = 8.0
+BEYOND = 2.0  # times the old range
+FEW, MANY = 0.2, 0.5  # shares of values that were there before
 UNITS: Mapping[str, tuple[float, float]] = {
     "a factor of 10": (10.0, 0.0),
     "a factor of 100": (100.0, 0.0),
@@ -158,25 +159,35 @@ def _rescaled(
 
 
 def _scale_problem(before: Any, now: Any) -> str | None:
-    """What says that `now` is in another unit than `before` (quantiles); None if nothing does."""
-    if distance(before, now) <= UNLIKE:
-        return None
-    for name, (factor, shift) in UNITS.items():
-        if distance(before, (now - shift) / factor) < ALIKE:
-            return f"{name} explains it"
-        if distance(before, now * factor + shift) < ALIKE:
-            return f"{name}, undone, explains it"
+    """What says that `now` is in another unit than `before` (quantiles); None if nothing does.
+
+    Measured values lie on a grid: whole miles, tenths of degrees. However they drift, they stay on
+    it; in another unit they leave it, and undoing the change puts them back.
+    """
+    if _shared(before, now) < FEW:
+        for name, (factor, shift) in UNITS.items():
+            if _shared(before, (now - shift) / factor) > MANY:
+                return f"{name} explains it"
+            if _shared(before, now * factor + shift) > MANY:
+                return f"{name}, undone, explains it"
     low, high = before[0], before[-1]
-    beyond = (high - low) / 2
+    beyond = BEYOND * (high - low)
     if not low - beyond <= now[POINTS // 2] <= high + beyond:
         return f"half of it is beyond {now[POINTS // 2]:.4g}; it was {low:.4g} to {high:.4g}"
-    for first, last in SPREADS:
-        old, new = before[last] - before[first], now[last] - now[first]
-        if old > 0 and new > 0:
-            factor = new / old
-            usual = 1 / SPREAD_FACTOR <= factor <= SPREAD_FACTOR
-            return None if usual else f"its spread is {factor:.3g} times what it was"
+    if before[POINTS // 2] == 0:  # rain: now and then a value, of any size
+        return None
+    old, new = (max(abs(one[MARGIN]), abs(one[-1 - MARGIN])) for one in (before, now))
+    if old > 0 and new > 0 and not 1 / SIZE_FACTOR <= new / old <= SIZE_FACTOR:
+        return f"it is {new / old:.3g} times as large as it was"
     return None
+
+
+def _shared(before: Any, now: Any) -> float:
+    """The share of the different values of `now` that are among those of `before`."""
+    values = np.unique(now)
+    places = np.clip(np.searchsorted(before, values), 1, len(before) - 1)
+    near = np.minimum(abs(values - before[places - 1]), abs(values - before[places]))
+    return float(np.mean(near <= 1e-6 * (1e-3 + abs(values))))
 
 
 def _fits(kind: str, values: "pd.Series") -> Any:
@@ -219,4 +230,8 @@ def _facts(kind: str, values: "pd.Series") -> ColumnFacts:
 
 def _quantiles(numbers: Any) -> Any:
     known = numbers[~np.isnan(numbers)]
-    return np.quantile(known, np.linspace(0, 1, POINTS)) if len(known) else np.array([])
+    return (
+        np.quantile(known, np.linspace(0, 1, POINTS), method="nearest")
+        if len(known)
+        else np.array([])
+    )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 SOURCE = Annotated[str, typer.Argument(help="where from")]
 ID = Annotated[str, typer.Argument(metavar="ID", help="a snapshot; the first characters do")]
 MOMENT = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
-UNALIKE = 0.1  # distance of distributions from which on a column is shown
+UNALIKE = 0.1  # distance of distributions from which on a column is shown,
+MISSING = 0.01  # or difference of the shares of missing values
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -123,14 +124,16 @@ def _print_columns(found: "list[TableDifference]", every: bool) -> None:
     alike = 0
     for table in found:
         for column in table.columns:
-            if not every and column.distance < UNALIKE and column.types[0] == column.types[1]:
+            before, after = column.missing
+            same = column.types[0] == column.types[1] and abs(after - before) < MISSING
+            if same and column.distance < UNALIKE and not every:
                 alike += 1
             else:
                 shown.add_row(f"{table.file.removesuffix('.parquet')}.{column.name}", *_row(column))
     if shown.row_count:
         print_table(shown)
     if alike:
-        typer.echo(f"{alike} more columns are alike (distance below {UNALIKE}); see --all")
+        typer.echo(f"{alike} more columns are alike; see --all")
 
 
 def _row(column: "ColumnDifference") -> tuple[str, str, str, str]:
