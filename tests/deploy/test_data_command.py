@@ -23,14 +23,15 @@ def test_from_snapshot_to_checkout(tmp_path: Path) -> None:
             return done.stderr if code else done.stdout
 
         assert "there is no snapshot yet" in said("data list")
-        ids = []
+        ids, rows = [], ""
         for until in ("2013-02-11T12:00", "2013-02-12"):
             made = said(f"data snapshot flights --since 2013-02-10 --until {until}")
             found = re.search(r"snapshot ([0-9a-f]{32})\n  flights.parquet: ([\d,]+) rows", made)
             assert found is not None
             ids.append(found[1])
+            rows = found[2]
         table = pd.read_parquet(tmp_path / "home" / "data" / "flights" / ids[1] / "flights.parquet")
-        assert found[2] == f"{len(table):,}"
+        assert rows == f"{len(table):,}"
         shown = said("data list")
         assert shown.index(ids[0]) < shown.index(ids[1])
         compared = said(f"data diff {ids[0][:8]} {ids[1][:8]}")
