@@ -65,7 +65,13 @@ def curl(gateway: str, key: str, model: str) -> str:
 def chat_model(configuration: Configuration, gateway: str, key: str) -> str:
     """A model that can chat: the first that is configured, else the first that is served."""
     vectors = configuration.embeddings.models if configuration.embeddings else {}
-    named = [name for name in configuration.models if name != WILDCARD and name not in vectors]
+    named = [
+        name
+        for name, model in configuration.models.items()
+        if name != WILDCARD
+        and name not in vectors
+        and configuration.upstreams[model.upstream].kind != "kserve"
+    ]
     return named[0] if named else first_served(gateway, key) or NO_MODEL
 
 

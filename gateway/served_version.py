@@ -1,14 +1,15 @@
 """One version of a tabular model as the KServe model server answers for it."""
 
-from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from kserve import Model
 
-from gateway.feature_reads import typed_frame
-from gateway.feature_schema import Column, FeatureSchema
+from gateway.errors import BadRequest
+from gateway.feature_reads import FeaturesUnavailable, typed_frame
+from gateway.feature_schema import Column, FeatureSchema, SchemaMismatch
+from gateway.prediction_batch import Batches
 from gateway.prediction_forms import PROBABILITY
 from gateway.served_columns import Columns
 from gateway.tabular_model import ModelUnusable, TabularModel
@@ -17,6 +18,7 @@ from gateway.tensors import BOOL, BYTES, FLOAT, INTEGER, tensors_of_inputs
 if TYPE_CHECKING:
     import pandas as pd
 
+Output = tuple[str, str, list[Any]]  # name, datatype, a value for each row
 MOST_ROWS = 65_536
 DATATYPES = {
     "string": BYTES, "float64": FLOAT, "int64": INTEGER, "bool": BOOL, "timestamp": BYTES,
@@ -28,7 +30,7 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
 
     def __init__(self, model: TabularModel, columns: Columns, pool: Executor):
         super().__init__(model.name)
-        self._model, self._pool = model, pool
+        self._model, self._batches = model, Batches(self._answer, pool)
         self._schema, self._read = columns.schema, columns.read
         self._features = [self._require(name) for name in model.columns]
         self.ready = True
@@ -43,7 +45,8 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
             BadRequest, SchemaMismatch: a tensor or a column does not fit.
             FeaturesUnavailable: the online store does not answer.
         """
-        return await get_running_loop().run_in_executor(self._pool, self._answer, payload)
+        answer: dict[str, Any] = await self._batches.ask(payload)
+        return answer
 
     def probabilities(self, columns: Mapping[str, Sequence[Any]]) -> list[float]:
         """The answer to rows of features, as they are."""
@@ -61,19 +64,55 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
         probability = {"name": PROBABILITY, "datatype": FLOAT, "shape": [-1]}
         return [probability, *(_described(column) for column in self._features)]
 
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """An answer for each request, or why it has none."""
+        answers: list[Any] = [None] * len(requests)
+        parsed: dict[int, list[dict[str, Any]]] = {}
+        alike: dict[tuple[str, ...], list[int]] = {}  # places of those that bring the same columns
+        for place, request in enumerate(requests):
+            try:
+                rows = parsed[place] = self._rows(request)
+                alike.setdefault(tuple(rows[0]), []).append(place)
+            except (BadRequest, SchemaMismatch) as error:
+                answers[place] = error
+        for places in alike.values():
+            try:
+                outputs = self._outputs([row for place in places for row in parsed[place]])
+            except (FeaturesUnavailable, SchemaMismatch) as error:
+                for place in places:
+                    answers[place] = error
+                continue
+            end = 0
+            for place in places:
+                start, end = end, end + len(parsed[place])
+                answers[place] = self._shown(requests[place], outputs, slice(start, end))
+        return answers
+
+    def _rows(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         tensors = tensors_of_inputs(request.get("inputs"), MOST_ROWS)
         names = [tensor.name for tensor in tensors]
-        rows = [
-            dict(zip(names, values, strict=True))
-            for values in zip(*(tensor.values for tensor in tensors), strict=True)
+        values = zip(*(tensor.values for tensor in tensors), strict=True)
+        return self._schema.parse([dict(zip(names, row, strict=True)) for row in values])
+
+    def _outputs(self, rows: Sequence[Mapping[str, Any]]) -> list[Output]:
+        """The probability of each row, then the columns that it was made from."""
+        frame = self._read(rows)
+        probabilities = self._model.probabilities(frame).tolist()
+        return [
+            (PROBABILITY, FLOAT, probabilities),
+            *((column.name, *_seen(frame, column)) for column in self._features),
         ]
-        frame = self._read(self._schema.parse(rows))
-        outputs = [_output(PROBABILITY, FLOAT, self._model.probabilities(frame).tolist())]
+
+    def _shown(
+        self, request: Mapping[str, Any], outputs: Sequence[Output], part: slice
+    ) -> dict[str, Any]:
         parameters = request.get("parameters")
-        if isinstance(parameters, Mapping) and parameters.get("features") is True:
-            outputs += [_feature(frame, column) for column in self._features]
-        return {"id": request.get("id") or "", "model_name": self.name, "outputs": outputs}
+        features = isinstance(parameters, Mapping) and parameters.get("features") is True
+        shown = [
+            {"name": name, "shape": [len(values[part])], "datatype": datatype, "data": values[part]}
+            for name, datatype, values in (outputs if features else outputs[:1])
+        ]
+        return {"id": request.get("id") or "", "model_name": self.name, "outputs": shown}
 
     def _require(self, name: str) -> Column:
         column = self._schema.column(name)
@@ -85,15 +124,10 @@ class ServedVersion(Model):  # type: ignore[misc]  # kserve's classes are not ty
         return column
 
 
-def _feature(frame: "pd.DataFrame", column: Column) -> dict[str, Any]:
-    values = frame[column.name].tolist()
-    datatype = BYTES if column.type in ("string", "timestamp") else FLOAT  # as the model sees it
-    known = [None if value != value else value for value in values]
-    return _output(column.name, datatype, known)
-
-
-def _output(name: str, datatype: str, values: list[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": [len(values)], "datatype": datatype, "data": values}
+def _seen(frame: "pd.DataFrame", column: Column) -> tuple[str, list[Any]]:
+    """A column as the model sees it; None where a value is missing."""
+    datatype = BYTES if column.type in ("string", "timestamp") else FLOAT
+    return datatype, [None if value != value else value for value in frame[column.name].tolist()]
 
 
 def _described(column: Column) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The tests of a module share the processes; what stops one starts it again.
 """
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -272,6 +273,26 @@ async def test_a_malformed_request_is_refused_before_the_server(client, stand, p
     assert response.status == 400
     assert named in (answer["error"] if path == INFER else answer["error"]["message"])
     assert stand.gateway.row(response.headers["x-request-id"]).meta["status"] == "rejected"
+
+
+async def test_many_at_once_get_each_its_own(client, stand):
+    _, read = await ask(client, PREDICT, {"instances": [FLIGHT]})
+    kinds = [
+        [FLIGHT],
+        [flight(carrier="DL"), flight(carrier="ZZ")],
+        [flight(dep_delay=4)],
+        read["features"],
+        [flight(humid=99.5)],
+    ]
+    alone = [await ask(client, PREDICT, {"instances": rows}) for rows in kinds]
+    together = await asyncio.gather(
+        *(ask(client, PREDICT, {"instances": rows}) for rows in kinds * 20)
+    )
+    for (status, answer), (was_status, was) in zip(together, alone * 20, strict=True):
+        assert status == was_status
+        for part in ("predictions", "features"):
+            assert answer.get(part) == was.get(part)
+        assert answer.get("error") == was.get("error")
 
 
 async def test_who_may_ask_what(client, stand):
