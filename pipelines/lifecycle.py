@@ -220,24 +220,42 @@ def register_version(
         training = session.get_one(TrainingRow, training_id)
     served_name, digest = served or (training.served_name, training.digest)
     path = kind_of(spec).folder(installation) / served_name
+    return make_version(
+        installation, training, (served_name, digest), path, verdict_id, description
+    )
+
+
+def make_version(
+    installation: Installation,
+    training: TrainingRow,
+    served: tuple[str, str],
+    path: Path,
+    verdict_id: str | None,
+    description: str = "",
+) -> str:
+    """A version of the files in `path`, in MLflow's registry and in the state database.
+
+    `served`: the name that they are served by, and their digest. Again it is the same version.
+    """
+    served_name, digest = served
     tags = {
         "kind": training.kind,
         "served_name": served_name,
         "digest": digest,
         "base_digest": training.base_digest or None,
         "dataset_id": training.dataset_id,
-        "training_id": training_id,
+        "training_id": training.training_id,
         "verdict_id": verdict_id,
         "git_sha": training.git_sha,
     }
     registry = Registry(installation.tracking_uri())
-    version = registry.register(spec.name, training_id, path, tags, description)
+    version = registry.register(training.name, training.training_id, path, tags, description)
     with installation.database.transaction() as session:
-        if session.get(ModelVersionRow, (spec.name, version)) is None:
+        if session.get(ModelVersionRow, (training.name, version)) is None:
             row = ModelVersionRow(
-                name=spec.name,
+                name=training.name,
                 version=version,
-                training_id=training_id,
+                training_id=training.training_id,
                 verdict_id=verdict_id,
                 served_name=served_name,
                 path=str(path),
