@@ -31,8 +31,9 @@ from gateway.settings import load_settings
 from gateway.tabular_model import TabularModel, load_model
 from pipelines import datasets
 from pipelines.champion import BASE, champion_of, find_version
+from pipelines.code_version import git_sha
 from pipelines.installation import Installation, open_installation
-from pipelines.lifecycle import git_sha, make_version
+from pipelines.lifecycle import make_version
 from pipelines.manifest import Manifest, seal
 from pipelines.registry import ARTIFACT
 from pipelines.tables import ModelVersionRow, TrainingRow
