@@ -276,7 +276,7 @@ def _kserve(configuration: Configuration, stack: Stack) -> list[Part]:
             check=f"http://{reachable(host)}:{port}/v2/health/ready",
             needs=("redis",) if stack.redis.enabled else (),
             address=(host, port),
-            memory_mb=450,
+            memory_mb=600,
             requires=(package,),
         )
     ]

@@ -34,9 +34,13 @@ SEND_ROWS = 100
 BODY_CHARACTERS = 256 * 1024
 TIMEOUT_SECONDS = 10
 EXPERIMENT_HEADER = "x-mlflow-experiment-id"
-_OPERATIONS = {"chat": "chat", "completions": "text_completion",
-               "embeddings": "embeddings"}  # fmt: skip
-_SPAN_TYPES = {"chat": "CHAT_MODEL", "text_completion": "LLM", "embeddings": "EMBEDDING"}
+_OPERATIONS = {
+    "chat": "chat", "completions": "text_completion", "embeddings": "embeddings",
+    "predict": "predict", "infer": "predict",
+}  # fmt: skip
+_SPAN_TYPES = {
+    "chat": "CHAT_MODEL", "text_completion": "LLM", "embeddings": "EMBEDDING", "predict": "UNKNOWN",
+}  # fmt: skip
 _SHARE = float(2**64)
 _log = logging.getLogger(__name__)
 

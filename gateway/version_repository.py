@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from feast.errors import FeastObjectNotFoundException
 from kserve import ModelRepository
 
 from gateway.served_columns import Columns, signature_columns
@@ -47,9 +48,7 @@ class VersionRepository(ModelRepository):  # type: ignore[misc]  # kserve's clas
 
     def load_noted(self) -> None:
         """Load what was loaded before; what cannot be is logged and left out."""
-        if not self._note.exists():
-            return
-        for name in json.loads(self._note.read_text()):
+        for name in self._noted():
             try:
                 self.update(self._open(name))
             except (ModelUnusable, OSError) as error:
@@ -89,8 +88,17 @@ class VersionRepository(ModelRepository):  # type: ignore[misc]  # kserve's clas
             return signature_columns(folder)
         try:
             return self._features(str(service))
-        except ValueError as error:
+        except (ValueError, FeastObjectNotFoundException) as error:
             raise ModelUnusable(f"{model.name}: {error}") from error
+
+    def _noted(self) -> list[str]:
+        try:
+            return [str(name) for name in json.loads(self._note.read_text())]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError) as error:
+            _log.error("%s: cannot be read, so nothing is loaded again: %s", self._note, error)
+            return []
 
     def _write_note(self) -> None:
         write_whole(self._note, json.dumps(sorted(self.models)))

@@ -40,7 +40,7 @@ from tests.tabular_home import (
 
 PREDICT, INFER = f"/v1/predict/{ALIAS}", f"/v2/models/{ALIAS}/infer"
 ONE, TWO, BOOSTER, ALONE = served("1a"), served("2b"), served("3c"), served("4d")
-PICKLED, TORN, CHANGED = served("5e"), served("6f"), served("70")
+PICKLED, TORN, CHANGED, STRANGE = served("5e"), served("6f"), served("70"), served("7a")
 MICRO_USD = 1000  # nano-USD; the configured price of one prediction is two of them
 
 
@@ -68,6 +68,7 @@ def make_versions(tabular: Path) -> None:
     save_version(tabular, ALONE, metadata={})
     save_version(tabular, PICKLED, serialization_format="cloudpickle")
     save_version(tabular, CHANGED, columns={"miles": "leagues"})
+    save_version(tabular, STRANGE, metadata={"feature_service": "departure_delay"})
     shutil.copytree(tabular / ONE, tabular / TORN)
     torn = tabular / TORN / "model.skops"
     torn.write_bytes(torn.read_bytes()[:-2000])
@@ -348,6 +349,7 @@ async def test_versions_come_and_go_beside_each_other(client, stand):
         (PICKLED, "saved as cloudpickle"),
         (TORN, "cannot be read"),
         (CHANGED, f"was fitted on 'leagues', which feature service '{SERVICE}' does not have"),
+        (STRANGE, "departure_delay"),
         (served("80"), "no such folder"),
         (f".{ONE}", "no version's name"),
     ],
@@ -413,12 +415,13 @@ async def test_a_server_that_comes_back_serves_what_it_served(client, stand):
     await stand.load(ONE, BOOSTER)
     before = await stand.replicas().served(stand.server.url)
     note = next((stand.gateway.home / "run").glob("model-server-*.json"))
-    note.write_text(json.dumps([*json.loads(note.read_text()), TORN]))
+    note.write_text(json.dumps([*json.loads(note.read_text()), TORN, STRANGE]))
     assert stand.server.stop() == 0
     status, answer = await ask(client, PREDICT, {"instances": [FLIGHT]})
     assert (status, answer["error"]["code"]) == (503, "model_server_away")
     stand.server.start()
     assert await stand.replicas().served(stand.server.url) == before
-    assert f"{TORN} is not loaded again" in stand.server.output()
+    for name in (TORN, STRANGE):
+        assert f"{name} is not loaded again" in stand.server.output()
 
     assert (await ask(client, PREDICT, {"instances": [FLIGHT]}))[0] == 200

@@ -165,6 +165,17 @@ def test_without_bodies_no_content_leaves() -> None:
     assert b"Paris" not in span.SerializeToString()
 
 
+def test_a_prediction_is_a_span_of_its_own_kind() -> None:
+    body = {"predictions": [{"probability": 0.5}]}
+    for endpoint in ("predict", "infer"):
+        asked = record(endpoint=endpoint, model="flight-delay")
+        span = span_of(row_for(asked, {}, body), bodies=True)
+        attributes = {one.key: one.value.string_value for one in span.attributes}
+        assert span.name == "predict flight-delay"
+        assert attributes["mlflow.spanType"] == '"UNKNOWN"'
+        assert orjson.loads(attributes["mlflow.spanOutputs"]) == body
+
+
 def test_odd_bodies_are_no_obstacle() -> None:
     odd: list[Any] = [
         [], "text", 5, None, {"messages": "no list"}, {"messages": [1, {"content": [{"text": 1}]}]},
