@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "feedback": Subcommand("feedback", "Read and check feedback."),
         "data": Subcommand("data", "Freeze, list, compare and fetch the data of tabular models."),
         "train": Subcommand("train", "Feedback to data set, training, gate and registry."),
+        "new": Subcommand("new", "Write the spec file of a new model."),
         "experiment": Subcommand(
             "experiment", "Try a version of a model or a prompt on live traffic."
         ),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xgboost import Booster
 
 Array = Any  # numpy's arrays; its types are not known to the type checker
-THREADS = 2  # fixed: sums of floats in another order would give another model
+THREADS = 1  # sums of floats in another order would give another model; see tabular_training
 ROUNDS = "rounds"
 
 

@@ -34,9 +34,10 @@ from pipelines.registry_records import note_registration
 from pipelines.spec import Spec
 from pipelines.step_runs import Noted, size_of, step_tags
 from pipelines.tables import ModelVersionRow, TrainingRow
+from pipelines.tabular import TABULAR
 from pipelines.tracking import TrackedRun, Tracking, figures
 
-KINDS: Mapping[str, ModelKind] = {"llm": LLM}
+KINDS: Mapping[str, ModelKind] = {"llm": LLM, "tabular": TABULAR}
 TRAINING_FILE, VERDICT_FILE, VERSION_FILE = "training.json", "verdict.json", "version.json"
 ID_FILE = "id"
 FITTED = "fitted"

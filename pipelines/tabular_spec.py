@@ -5,16 +5,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from evals.slices import WORST
 from gateway.configuration import ConfigurationError
 from gateway.section import Name, Section
 from pipelines.spec import Spec
 
-Metric = Literal[
-    "auc", "brier", "calibration_error", "log_loss", "f1", "worst_slice_auc", "leak_auc",
-    "latency_ms", "size_mb",
-]  # fmt: skip
 Algorithm = Literal["logistic", "histogram", "xgboost"]
 LEAK = "leak_auc"
+METRICS = (
+    "auc", "brier", "calibration_error", "log_loss", "f1", LEAK, "latency_ms", "size_mb",
+)  # fmt: skip
 
 
 class TabularData(Section):
@@ -79,6 +79,11 @@ class TabularEvaluation(Section):
     draws: int = Field(1000, ge=100, le=10_000)
     seed: int = Field(0, ge=0)
     timed_rows: int = Field(200, ge=2, le=10_000)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all that is measured."""
+        return (*METRICS, WORST) if self.slices else METRICS
 
 
 class TabularSpec(Section):

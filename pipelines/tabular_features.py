@@ -1,0 +1,83 @@
+"""The frozen data set of a tabular model: events of a snapshot with their features as they were
+known at each, the last days apart.
+
+Only what the feature service names is in it, beside the event's id and the label: whatever else the
+source knows of an event, it may not have known in time.
+"""
+
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.feature_schema import feature_schema
+from pipelines.features import open_features, training_rows
+from pipelines.manifest import Manifest, seal
+from pipelines.schema import columns_of, require_fits
+from pipelines.snapshots import source_of
+from pipelines.tabular_rows import TEST, TRAIN, BadData
+from pipelines.tabular_spec import TabularData
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def period(given: TabularData) -> tuple[datetime, datetime]:
+    """From the first moment to before the last, UTC."""
+    since, until = (datetime.combine(day, time(), UTC) for day in (given.since, given.until))
+    return since, until
+
+
+def build(name: str, given: TabularData, tables: Path, snapshot_id: str, out: Path) -> Manifest:
+    """Write training and test rows of the model `name` and their manifest into `out`.
+
+    Args:
+        tables: the snapshot's folder.
+
+    Raises:
+        BadData: there are too few rows, or none to compare on.
+        SchemaChanged, FeaturesMissing: columns are not what the feature definitions say.
+    """
+    import pandas as pd
+
+    source, schema = source_of(given.source), feature_schema(given.service)
+    events = pd.read_parquet(tables / source.events)
+    if given.label not in events:
+        raise BadData(f"dataset.label: {given.source} has no column {given.label!r}")
+    wanted = [source.ids, *schema.asked, given.label]
+    known = _sampled(events[events[given.label].notna()], given.sample)[wanted]
+    with open_features(tables) as store:
+        rows = training_rows(store, given.service, known)
+    require_fits(schema, rows, source.ids, others=(source.ids, given.label))
+    until = period(given)[1]
+    later = rows[source.moment] >= until - timedelta(days=given.test_days)
+    parts = {TRAIN: rows[~later], TEST: rows[later]}
+    _require_enough(parts, given)
+    for file, part in parts.items():
+        part.to_parquet(out / file, index=False, compression="zstd", coerce_timestamps="us")
+    about = {
+        "source": given.source,
+        "snapshot_id": snapshot_id,
+        "label": given.label,
+        "since": given.since.isoformat(),
+        "until": given.until.isoformat(),
+        "test_days": given.test_days,
+        "columns": columns_of(given.service, parts[TRAIN]),
+    }
+    return seal(out, name, {file: len(part) for file, part in parts.items()}, about)
+
+
+def _sampled(events: "pd.DataFrame", share: float) -> "pd.DataFrame":
+    """Events evenly over their order, always the same ones."""
+    import numpy as np
+
+    places = np.floor(np.arange(len(events)) * share)
+    return events[np.diff(places, prepend=-1) > 0]
+
+
+def _require_enough(parts: "dict[str, pd.DataFrame]", given: TabularData) -> None:
+    train, test = len(parts[TRAIN]), len(parts[TEST])
+    if train < given.minimum or not test:
+        raise BadData(
+            f"{given.source} from {given.since} to {given.until}: {train} rows to train on and "
+            f"{test} to compare on; at least {given.minimum} and 1 are wanted"
+        )
