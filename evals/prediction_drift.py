@@ -34,7 +34,7 @@ from evals.records import Verdict
 from evals.reference import NoReference, Reference, ReferenceDamaged
 from evals.shifts import Shift
 from evals.spending import level_now
-from evals.watch import Watch, looked_until, micros
+from evals.watch import Watch, looked_at, looked_until, micros
 from evals.windows import Frame, Traffic
 
 
@@ -76,14 +76,12 @@ def _window(
     frame = prepared(frame, plan.block)
     settled = frame["ts"] <= micros(watch.now()) - int(plan.label_after * 1_000_000)
     known = settled & frame[LABEL].notna()
-    before = max(compared, judged)
-    if not ((frame["ts"] > before) | (known & (frame[LABELLED_AT] > before))).any():
+    heard_of = known & (frame[LABELLED_AT] > looked_at(watch, traffic.subject))
+    if not ((frame["ts"] > max(compared, judged)) | heard_of).any():
         return frame.iloc[:0], {}
     since = compared if reference else judged
     recent = (frame["ts"] > since) | _in_last(frame[BLOCK], frame[BLOCK], plan.blocks)
-    heard = known & (
-        (frame[LABELLED_AT] > since) | _in_last(frame[BLOCK], frame[BLOCK][known], plan.blocks)
-    )
+    heard = heard_of | (known & _in_last(frame[BLOCK], frame[BLOCK][known], plan.blocks))
     outcomes = _outcomes(metric, frame[settled & frame[PROBABILITY].notna()])
     frame = frame.assign(
         **{

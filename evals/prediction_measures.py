@@ -21,7 +21,7 @@ BINS = 10  # of the calibration error
 
 def grid_of(values: Array) -> Array:
     """Upper edges of cells that hold about as many of `values` each."""
-    return np.unique(np.quantile(values, np.linspace(0, 1, GRID + 1)[1:], method="higher"))
+    return np.unique(np.quantile(values, np.linspace(0, 1, GRID), method="higher"))
 
 
 def number_contents(values: Array, edges: Array) -> Array:

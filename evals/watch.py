@@ -93,6 +93,16 @@ def looked_until(watch: Watch, subject: str) -> tuple[int, int]:
     return 0, judged
 
 
+def looked_at(watch: Watch, subject: str) -> int:
+    """The moment of the newest look that had something to judge; 0 if there was none."""
+    query = select(VerdictRow.evidence, VerdictRow.created_at).where(VerdictRow.subject == subject)
+    with watch.database.session() as session:
+        rows = session.execute(query.order_by(VerdictRow.verdict_id.desc()).limit(1000))
+        looks = (at for evidence, at in rows if evidence.get(UNTIL) or evidence.get(JUDGED))
+        last = next(looks, None)
+    return 0 if last is None else micros(last)
+
+
 def _fields(prompt: str | None) -> dict[str, str]:
     """Which variables of a prompt are what, as its file in the library says."""
     if prompt is None:
