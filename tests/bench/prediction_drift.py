@@ -65,7 +65,8 @@ class Month:
         seed = int(self.random.integers(2**32))
         comparison = Comparison(self.reference, window, {}, seed=seed, signals=signals)
         level = max(come_in(ALARMS, moment) - self.used, 0.0)
-        found = [one for one in measure_predictions(comparison, level, {}) if _is_shift(one)]
+        measured = measure_predictions(comparison, level, {})
+        found = [one for one in measured if isinstance(one, Shift)]
         self.used += level if found else 0.0
         return [one.signal for one in found if one.drifted]
 
@@ -93,10 +94,6 @@ def days_until(seed: int, made: Made, most: int = 20) -> tuple[int | None, list[
         if found:
             return number + 1, found
     return None, []
-
-
-def _is_shift(one: object) -> bool:
-    return isinstance(one, Shift)
 
 
 def _timed(name: str, work: Callable[[], None]) -> None:
