@@ -12,6 +12,7 @@ from time import monotonic
 
 import uuid_utils
 
+from evals.prediction_reference import Evaluated, keep_predictions
 from evals.records import Decision, Verdict
 from evals.verdicts import add_verdict
 from gateway.configuration import ConfigurationError
@@ -189,6 +190,19 @@ def compare(
     except (BadData, ModelUnusable) as error:
         raise EvaluationFailed(f"nothing was judged: {error}") from error
     compared.write(out, later)
+    moment = snapshots.source_of(given.dataset.source).moment
+    evaluated = Evaluated(
+        features=later.features,
+        probability=compared.predictions["candidate"],
+        outcome=later.labels,
+        moment=later.table[moment],
+        about={
+            "label": given.dataset.label,
+            "time": moment,
+            "dataset_id": read_manifest(dataset).dataset_id,
+        },
+    )
+    keep_predictions(installation.settings.home, contest.candidate, evaluated)
     return compared.metrics
 
 
