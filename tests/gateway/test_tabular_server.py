@@ -91,11 +91,12 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
             limits={"instances": 100},
             feedback={"metrics": {"late": {"type": "boolean"}}},
         )
-        gateway = GatewayProcess(home, given).start()
-        make_versions(gateway.settings.tabular_dir)
-        fill_features(home, redis.url)
+        gateway = GatewayProcess(home, given)
         server = ModelServerProcess(gateway.environ, port)
         try:
+            make_versions(gateway.settings.tabular_dir)
+            fill_features(home, redis.url)
+            gateway.start()
             server.start()
             yield Stand(gateway, server, redis, gateway.settings.tabular_dir)
         finally:
