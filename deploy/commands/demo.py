@@ -85,20 +85,60 @@ def study(
         raise typer.Exit(1)
 
 
+@app.command()
+def tabular(
+    seed: Annotated[int | None, typer.Option(min=0, help="of flights and training")] = None,
+    quick: Quick = False,
+    out: Out = None,
+) -> None:
+    """Flights of 2013 replayed: served, watched, retrained, gated, month by month."""
+    from deploy.demo import tabular_report, tabular_story
+    from deploy.demo.stage import LoopFailed
+    from deploy.demo.tabular_installed import installed, prepared
+
+    teller = _teller()
+    with _ending(teller), installed(load_settings()) as loop:
+        problems = loop.problems()
+        if problems:
+            raise LoopFailed("\n".join(problems))
+        terms = loop.terms(seed if seed is not None else _fresh(), quick=quick)
+        tabular_report.tell_terms(teller, terms)
+        with prepared(loop, terms, teller) as story:
+            tabular_story.play(story)
+            account = story.account
+        tabular_report.tell(teller, account)
+        for path in tabular_report.write(account, out) if out is not None else ():
+            teller.line(f"written: {path}")
+    if not account.as_expected:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _stage(reset: bool) -> Iterator[tuple["Teller", "Installed"]]:
     """The console and the running stack, if nothing stands in the way; Ctrl-C ends tidily."""
     from deploy.demo.installed import installed
-    from deploy.demo.stage import LoopFailed
+
+    teller = _teller()
+    with _ending(teller), installed(load_settings()) as stack:
+        _ready(teller, stack, reset)
+        yield teller, stack
+
+
+def _teller() -> "Teller":
     from deploy.demo.telling import Teller
 
-    teller = Teller(Console())
     for number in (signal.SIGTERM, signal.SIGHUP):  # end as Ctrl-C does: tidily
         signal.signal(number, signal.default_int_handler)
+    return Teller(Console())
+
+
+@contextmanager
+def _ending(teller: "Teller") -> Iterator[None]:
+    """A failure and Ctrl-C end the command with a message."""
+    from deploy.demo.stage import LoopFailed
+
     try:
-        with installed(load_settings()) as stack:
-            _ready(teller, stack, reset)
-            yield teller, stack
+        yield
     except LoopFailed as error:
         teller.line(str(error), style="bold red")
         raise typer.Exit(1) from error

@@ -72,7 +72,7 @@ class Desk:
         answered: list[str] = []
 
         async def ask(messages: Sequence[Mapping[str, Any]]) -> str:
-            body = await self._send(
+            body = await self.send(
                 "chat/completions",
                 {
                     **self._counter.parameters,
@@ -96,9 +96,10 @@ class Desk:
         for metric, value in said.items():
             if value is not None:
                 about = {"request_id": answer_id, "metric_name": metric, "value": value}
-                await self._send("feedback", about)
+                await self.send("feedback", about)
 
-    async def _send(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def send(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Post a JSON object under `/v1/`; the answer's. Raises AskFailed."""
         if self._http is None:
             raise RuntimeError("the desk is not open: use it with `async with`")
         try:

@@ -55,7 +55,7 @@ FAILURES = (GatewayError, LogUnavailable, RuntimeError, ValueError, OSError)
 
 
 @contextmanager
-def _failing() -> Iterator[None]:
+def failing() -> Iterator[None]:
     """What the product refuses or cannot do, as the story hears of it."""
     try:
         yield
@@ -76,12 +76,13 @@ class InstalledLoop:
 
     def problems(self) -> Sequence[str]:
         """What stands in the way, each with what to do."""
-        found = problems_of(self._installation, self._spec)
-        if found:
-            return found
+        return problems_of(self._installation, self._spec) or self.under_way()
+
+    def under_way(self) -> list[str]:
+        """Trainings and experiments that would be in the way."""
         running = [row for row in latest(self._installation.database, self._spec.name, 1)
                    if row.state == "running"]  # fmt: skip
-        found += [f"a run of {row.name} is under way: {row.run_id}" for row in running]
+        found = [f"a run of {row.name} is under way: {row.run_id}" for row in running]
         tried = [row for row in experiment.latest(self._installation.database, self._spec.alias, 1)
                  if row.state == RUNNING]  # fmt: skip
         stop = "llmops experiment stop"
@@ -90,19 +91,7 @@ class InstalledLoop:
 
     def thresholds(self) -> Mapping[str, str]:
         """Gate, experiment and training, as they will be used."""
-        plan = self._spec.experiment
-        training = ", ".join(f"{name} {value}" for name, value in self._spec.training.items())
-        conditions = {
-            f"gate: {one.metric}": f"{one.kind}, {one.direction}, margin {one.margin}"
-            f"{' of the baseline' if one.relative else ''}, at least {one.minimum_n} pairs"
-            for one in self._spec.gate
-        }
-        return {
-            **conditions,
-            "experiments": f"{plan.metric} per user, weight {plan.weight}, alpha {plan.alpha}, "
-            f"margin {plan.margin}, at least {plan.minimum_users} users an arm",
-            "training": training,
-        }
+        return thresholds_of(self._spec)
 
     def versions(self) -> Mapping[str, str]:
         """Versions of what runs."""
@@ -111,7 +100,7 @@ class InstalledLoop:
     def champion(self) -> Champion:
         """Who answers now, by the promotions, the split and MLflow."""
         spec, installation = self._spec, self._installation
-        with _failing():
+        with failing():
             with installation.database.session() as session:
                 found = champion_of(session, spec.alias)
             registered = Registry(installation.tracking_uri()).aliases(spec.name).get(CHAMPION)
@@ -120,7 +109,7 @@ class InstalledLoop:
     def return_to_base(self, reason: str) -> None:
         """Roll back until the base model answers; MLflow has followed at the end."""
         services = services_for(self._installation, self._spec.alias)
-        with _failing():
+        with failing():
             while True:
                 with self._installation.database.session() as session:
                     found = champion_of(session, self._spec.alias)
@@ -138,13 +127,13 @@ class InstalledLoop:
         def on_progress(stage: str, percent: int, what: str) -> None:
             show(Step(stage, percent, 100, what))
 
-        with _failing():
+        with failing():
             outcome = run_pass(self._installation, spec, on_progress, experiment=False)
             return self._trained(spec, outcome)
 
     def register_ruined(self, version: str, reason: str) -> tuple[str, str]:
         """A spoilt copy of `version`, registered unjudged."""
-        with _failing():
+        with failing():
             return register_ruined(self._installation, self._spec, version, reason)
 
     def start_trial(self, order: TrialOrder) -> str:
@@ -161,7 +150,7 @@ class InstalledLoop:
             unjudged=order.unjudged,
             approval=self._spec.approval,
         )
-        with _failing():
+        with failing():
             services = services_for(self._installation, self._spec.alias)
             row = asyncio.run(experiment.start(services, trial))
         self._observations[row.experiment_id] = Observations(
@@ -171,7 +160,7 @@ class InstalledLoop:
 
     def trial(self, experiment_id: str) -> TrialState:
         """How it stands: by its observations while it runs, by its verdict afterwards."""
-        with _failing():
+        with failing():
             with self._installation.database.session() as session:
                 row = experiment.find_experiment(session, experiment_id)
                 verdict = find_verdict(session, row.verdict_id) if row.verdict_id else None
@@ -186,20 +175,20 @@ class InstalledLoop:
 
     def stop_trial(self, experiment_id: str, reason: str) -> None:
         """Stop it if it runs."""
-        with _failing(), self._installation.database.session() as session:
+        with failing(), self._installation.database.session() as session:
             row = experiment.find_experiment(session, experiment_id)
         if row.state == RUNNING:
-            with _failing(), suppress(Conflict):  # the controller was faster
+            with failing(), suppress(Conflict):  # the controller was faster
                 experiment.stop(self._installation.database, experiment_id, reason, ACTOR)
 
     def answered(self, users: str, since: datetime) -> Sequence[Answered]:
         """By adapter, from the request log."""
-        with _failing():
+        with failing():
             return answered(self._installation.reader, self._spec.alias, users, since)
 
     def chain(self, identifier: str, version: str) -> Chain:
         """Lineage and its check."""
-        with _failing():
+        with failing():
             return self._chain(self._installation, self._spec.name, identifier, version)
 
     def _ordered(self, order: TrainingOrder) -> Spec:
@@ -275,6 +264,23 @@ class InstalledLoop:
             started_at=row.started_at,
             ended_at=row.ended_at,
         )
+
+
+def thresholds_of(spec: Spec) -> Mapping[str, str]:
+    """Gate, experiment and training, as they will be used."""
+    plan = spec.experiment
+    training = ", ".join(f"{name} {value}" for name, value in spec.training.items())
+    conditions = {
+        f"gate: {one.metric}": f"{one.kind}, {one.direction}, margin {one.margin}"
+        f"{' of the baseline' if one.relative else ''}, at least {one.minimum_n} pairs"
+        for one in spec.gate
+    }
+    return {
+        **conditions,
+        "experiments": f"{plan.metric} per user, weight {plan.weight}, alpha {plan.alpha}, "
+        f"margin {plan.margin}, at least {plan.minimum_users} users an arm",
+        "training": training,
+    }
 
 
 def _right(spec: Spec, folder: Path, name: str) -> list[float]:

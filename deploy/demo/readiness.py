@@ -31,6 +31,9 @@ def problems_of(installation: Installation, spec: Spec) -> list[str]:
         "MLflow": f"{configuration.mlflow.tracking_uri}/health",
         "controller": (installation.run_dir / "controller.alive").as_uri(),
     }
+    upstream, _ = installation.upstream_of(spec.alias)
+    if upstream.kind == "kserve":
+        places["the model server"] = f"{upstream.url}/health/ready"
     for name, place in places.items():
         try:
             trouble = probe(place)

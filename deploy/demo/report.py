@@ -107,7 +107,7 @@ def markdown(account: Account, pictures: dict[str, str]) -> str:
         lines += section(grids.logged(account))
     lines += section(grids.timings(account))
     if account.chain is not None:
-        lines += ["## The chain of ids", "", *_block(account.chain.text), ""]
+        lines += ["## The chain of ids", "", *block(account.chain.text), ""]
         lines += [f"`llmops lineage check`: {cell(account.chain.check)}", ""]
     lines += section(terms_grid(terms))
     machine = Grid("Machine and versions", ("what", "value"), tuple(account.machine.items()), 2)
@@ -137,7 +137,8 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").strip()
 
 
-def _block(text: str) -> list[str]:
+def block(text: str) -> list[str]:
+    """Text as it is, in Markdown."""
     return ["```text", *text.replace("```", "'''").splitlines(), "```"]
 
 
