@@ -1,5 +1,5 @@
-"""The product as the replay of flights uses it: passes of the pipeline, looks at drift, the trigger,
-promotions. Nothing is decided here: verdicts are the gate's and the watch's."""
+"""The product as the replay of flights uses it: passes of the pipeline, looks at drift, the
+trigger, promotions. Nothing is decided here: verdicts are the gate's and the watch's."""
 
 import asyncio
 import time
@@ -26,12 +26,13 @@ from pipelines.installation import Installation
 from pipelines.passes import Outcome, run_pass
 from pipelines.spec import Spec
 from pipelines.trigger import Trigger
-from pipelines.trigger_rules import Rule, Triggers, When
+from pipelines.trigger_rules import Rule, Triggers
 
 RULE = "demo-flights"
 SETTLE_SECONDS, POLL_SECONDS = 20.0, 0.2
 IN_FORCE_SECONDS = 2.0  # after a move, until every worker of the gateway follows it
-SECOND = 1.0
+MOMENT = "1s"  # the replay waits for nothing: neither for labels nor for a cool-down
+MISSING = 0.25  # share of a feature; of the weather's pressure a tenth is missing all year
 
 
 class FlightLoop:
@@ -77,7 +78,13 @@ class FlightLoop:
         """
         from evals.drift import look
 
-        predictions = Predictions(label=self.spec.experiment.metric, label_after=SECOND)
+        predictions = Predictions.model_validate(
+            {
+                "label": self.spec.experiment.metric,
+                "label_after": MOMENT,
+                "slas": {"sla_missing": MISSING},
+            }
+        )
         watched = Watched(model=self.spec.alias, predictions=predictions)
         traffic = traffic_of(watched, self._watch.predicting)
         with failing():
@@ -98,8 +105,13 @@ class FlightLoop:
         The rule is the demo's own: one in the configuration would train the packaged period again.
         """
         write_whole(file, spec.text())
-        rule = Rule(
-            name=RULE, when=When(subject=verdict.subject), pipeline=str(file), cooldown=SECOND
+        rule = Rule.model_validate(
+            {
+                "name": RULE,
+                "when": {"subject": verdict.subject},
+                "pipeline": str(file),
+                "cooldown": MOMENT,
+            }
         )
         started: list[str] = []
         trigger = Trigger(

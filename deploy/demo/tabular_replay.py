@@ -100,9 +100,7 @@ class Replay:
                 known = flight[KNOWN].to_pydatetime()
                 heapq.heappush(self._due, (known, answer.request_id, flight[LABEL]))
 
-    async def _ask(
-        self, desk: Desk, flight: Mapping[str, Any], done: Replayed
-    ) -> Answer | None:
+    async def _ask(self, desk: Desk, flight: Mapping[str, Any], done: Replayed) -> Answer | None:
         instance = {name: flight[name] for name in self._schema.asked}
         moment = flight[MOMENT].isoformat()
         body = {

@@ -47,7 +47,9 @@ def until_of(terms: FlightTerms) -> datetime:
     return start_of(following(terms.budget.months[-1])) + SETTLED
 
 
-def read_year(store: "FeatureStore", snapshot: "Snapshot", service: str, terms: FlightTerms) -> Year:
+def read_year(
+    store: "FeatureStore", snapshot: "Snapshot", service: str, terms: FlightTerms
+) -> Year:
     """One join for all flights that anybody is going to look at."""
     import numpy as np
     import pandas as pd
@@ -123,7 +125,9 @@ class OnlineFeed:
         return written
 
 
-def differing(names: Sequence[str], known: "pd.DataFrame", used: Sequence[Mapping[str, Any]]) -> int:
+def differing(
+    names: Sequence[str], known: "pd.DataFrame", used: Sequence[Mapping[str, Any]]
+) -> int:
     """Rows in which a feature that was used for the answer is not the one of the join."""
     import numpy as np
 
