@@ -23,9 +23,9 @@ from gateway.configuration import ConfigurationError, load_configuration
 from gateway.database import now
 from gateway.feature_schema import feature_schema
 from gateway.settings import Settings
+from pipelines.code_version import git_sha
 from pipelines.features import open_features
 from pipelines.installation import open_installation
-from pipelines.lifecycle import git_sha
 from pipelines.snapshots import freeze
 from pipelines.spec import Spec, load_spec
 from pipelines.tabular_spec import sections
