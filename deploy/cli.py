@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Subcommand] = MappingProxyType(
         "data": Subcommand("data", "Freeze, list, compare and fetch the data of tabular models."),
         "train": Subcommand("train", "Feedback to data set, training, gate and registry."),
         "new": Subcommand("new", "Write the spec file of a new model."),
+        "reproduce": Subcommand("reproduce", "Do a former training run again, and compare."),
         "experiment": Subcommand(
             "experiment", "Try a version of a model or a prompt on live traffic."
         ),

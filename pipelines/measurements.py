@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from evals.compare import Measured
-from evals.gate import Measurement
+from evals.gate import Measurement, judge
+from evals.records import MetricResult
 from pipelines.kinds import Measurements
 
 RESULTS_FILE = "results.json"
@@ -53,6 +54,11 @@ class Results:
             known = [value for value in one[1] if value is not None]
             found[name] = fmean(known) if known else None
         return {f"candidate/{name}": one for name, one in found.items() if one is not None}
+
+    def results(self) -> dict[str, MetricResult]:
+        """Both sides of each metric, as a gate without conditions has them."""
+        empty = judge(self.candidate, self.champion or "", self.measurements, (), {})
+        return {one.name: one for one in empty.metrics}
 
     @classmethod
     def read(cls, folder: Path) -> "Results":

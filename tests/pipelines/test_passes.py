@@ -19,7 +19,6 @@ from gateway.database import Conflict
 from gateway.feedback import FeedbackRow
 from gateway.splits import all_splits
 from pipelines import llm
-from pipelines.code_version import pipeline_version
 from pipelines.kubeflow import run_locally
 from pipelines.lifecycle import evaluate, require_usable
 from pipelines.lineage_check import check_one
@@ -27,8 +26,6 @@ from pipelines.mlflow_api import MLflowAPI
 from pipelines.passes import Progress
 from pipelines.registry import Registry
 from pipelines.rollout import RolloutFailed
-from pipelines.stages import STAGES
-from pipelines.step_runs import Noted, tell_step
 from pipelines.tables import (
     DatasetExampleRow,
     DatasetRow,
@@ -146,58 +143,6 @@ def test_mlflow_knows_of_it_all(trained):
     assert found is not None and found.training_id == training.training_id
     assert found.tags["digest"] == training.digest
     assert found.tags["dataset_id"] == training.dataset_id
-
-
-def test_every_step_logs_what_it_was_given_and_what_it_measured(copied):
-    """Under the run of its pass; a live pass, so that all of them are taken."""
-    teach(FeedbackLog(copied.folder), first=5)  # so that the data are others too
-    outcome = copied.run(live=True)
-    assert outcome.experiment_id is not None
-    api = MLflowAPI(copied.door.url)
-    (run_row,) = [row for row in runs(copied) if row.run_id == outcome.run_id]
-    found = {tags(run)["stage"]: run for run in logged(api, run_row.run_id)}
-    assert found.keys() == {"pass", *STAGES}
-    parent = found.pop("pass")["info"]
-    assert parent["status"] == "FINISHED"
-    for stage, run in found.items():
-        said, data = tags(run), run["data"]
-        assert run["info"]["status"] == "FINISHED", stage
-        assert len(data["params"]) >= 1 and len(data["metrics"]) >= 2, stage
-        assert said["mlflow.parentRunId"] == parent["run_id"], stage
-        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", said["git_sha"]), stage
-        assert said["pipeline_version"] == pipeline_version("llm"), stage
-        if stage not in ("preprocess", "experiment"):
-            assert said["dataset_id"] == outcome.dataset_id, stage
-    assert found["train"]["info"]["run_id"] == outcome.training_id
-    assert tags(found["experiment"])["experiment_id"] == outcome.experiment_id
-
-
-def logged(api: MLflowAPI, run_id: str) -> list[dict[str, Any]]:
-    """Runs in MLflow of a pass and of its steps."""
-    experiment = api.get("experiments/get-by-name", experiment_name=NAME)["experiment"]
-    condition = f"tags.run_id = '{run_id}'"
-    body = {"experiment_ids": [experiment["experiment_id"]], "filter": condition}
-    return list(api.post("runs/search", body).get("runs", []))
-
-
-def tags(run: dict[str, Any]) -> dict[str, str]:
-    return {one["key"]: one["value"] for one in run["data"]["tags"]}
-
-
-def test_steps_that_mlflow_did_not_hear_of_are_told_with_the_next(copied):
-    with copied.open() as installation:
-        spec, api = copied.spec(), MLflowAPI(copied.door.url)
-        noted = Noted({"a": "x"}, {"b": 1.0}, {"run_id": "told-later"})
-        copied.shut()
-        tell_step(installation, spec, "preprocess", noted, time.time())
-        copied.reopen()
-        assert logged(api, "told-later") == []
-        tell_step(installation, spec, "features", noted, time.time())
-        assert {tags(run)["stage"] for run in logged(api, "told-later")} == {
-            "preprocess",
-            "features",
-        }
-        assert not list((installation.lifecycle_dir / NAME / "untold").iterdir())
 
 
 def losses(api: MLflowAPI, training_id: str) -> list[int]:
