@@ -1,11 +1,7 @@
 """What MLflow knows of a pass: a run for it, and one for every step that it took."""
 
-import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +10,6 @@ from pipelines.code_version import pipeline_version
 from pipelines.mlflow_api import MLflowAPI
 from pipelines.stages import STAGES
 from pipelines.step_runs import Noted, tell_step
-from tests.gateway_process import ROOT
 from tests.pipelines.test_passes import runs
 from tests.pipelines.train_home import NAME, teach
 from tests.rlhf.feedback_log import FeedbackLog
@@ -72,28 +67,3 @@ def test_steps_that_mlflow_did_not_hear_of_are_told_with_the_next(copied):
             "features",
         }
         assert not list((installation.lifecycle_dir / NAME / "untold").iterdir())
-
-
-def test_mlflow_run_of_the_project_is_the_same_pass(copied):
-    first = runs(copied)[0]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "train-llm",
-            "--env-manager", "local", "-P", f"spec={copied.spec_path}",
-            "-P", "experiment=no-experiment",
-        ],
-        cwd=copied.folder,
-        env={
-            **copied.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "MLFLOW_TRACKING_URI": copied.door.url,
-        },
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    last = runs(copied)[-1]
-    assert last.run_id != first.run_id
-    for name in ("dataset_id", "training_id", "verdict_id", "version", "state", "stage", "spec"):
-        assert getattr(last, name) == getattr(first, name), name
