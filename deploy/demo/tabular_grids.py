@@ -34,7 +34,7 @@ def first(account: FlightAccount) -> Grid:
             metric.name,
             _plain(metric.baseline),
             _plain(metric.candidate),
-            _difference(metric),
+            difference(metric),
             str(metric.n),
             {True: "passed", False: "failed", None: NONE}[metric.passed],
         )
@@ -153,14 +153,14 @@ def _gated(month: Month) -> str:
     assert month.retrained is not None
     verdict = month.retrained.verdict
     named = {metric.name: metric for metric in verdict.metrics}
-    return f"{verdict.decision.value}: Brier {_difference(named['brier'])}"
+    return f"{verdict.decision.value}: Brier {difference(named['brier'])}"
 
 
 def _policies(compared: Mapping[str, Mapping[str, MetricResult]], metric: str) -> list[str]:
     never, monthly = (compared[name][metric] for name in (NEVER, MONTHLY))
     return [
         _plain(never.baseline), _plain(monthly.baseline), _plain(never.candidate),
-        _difference(never), _difference(monthly),
+        difference(never), difference(monthly),
     ]  # fmt: skip
 
 
@@ -168,7 +168,8 @@ def _plain(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
 
 
-def _difference(metric: MetricResult) -> str:
+def difference(metric: MetricResult) -> str:
+    """A difference with its interval."""
     if metric.delta is None:
         return NONE
     if metric.ci_low is None or metric.ci_high is None:

@@ -83,6 +83,7 @@ def markdown(account: FlightAccount, pictures: list[str]) -> str:
         f"Written by `llmops demo tabular {terms.options}` on {account.began:%Y-%m-%d} at "
         f"{account.began:%H:%M} UTC; every figure is of that run. {ending(account)}",
         "",
+        *in_short(account),
         *ABOUT.format(alias=terms.alias).splitlines(),
         "",
     ]
@@ -101,6 +102,27 @@ def markdown(account: FlightAccount, pictures: list[str]) -> str:
     lines += section(_terms(terms))
     machine = Grid("Machine and versions", ("what", "value"), tuple(account.machine.items()), 2)
     return "\n".join([*lines, *section(machine)]).rstrip() + "\n"
+
+
+def in_short(account: FlightAccount) -> list[str]:
+    """What came of it, in a few sentences."""
+    if not account.overall:
+        return []
+    alerts = sum(month.alerted for month in account.months)
+    decisions = [one.retrained.verdict.decision.value for one in account.months if one.retrained]
+    counts = ", ".join(f"{decisions.count(name)} {name}" for name in dict.fromkeys(decisions))
+    moved = [f"{one.name}: {one.then}" for one in account.months if "promoted" in one.then]
+    compared = [
+        f"than with `{name}` by {tabular_grids.difference(account.overall[name]['brier'])}"
+        for name in (NEVER, MONTHLY)
+    ]
+    return [
+        f"{len(account.months)} months, {alerts} alerts, {len(decisions)} trainings that they "
+        f"started; the gate said: {counts or 'nothing'}. Promoted after a month: "
+        f"{'; '.join(moved) or 'none'}. Over all months the Brier score of what was served differs "
+        f"{' and '.join(compared)} (95 % interval; below zero: better).",
+        "",
+    ]
 
 
 def _terms(terms: FlightTerms) -> Grid:

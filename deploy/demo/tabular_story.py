@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deploy.demo.account import Act, Expectation
 from deploy.demo.figures import seconds
+from deploy.demo.loop import failing
 from deploy.demo.stage import PROMOTED, LoopFailed, TrialOrder
 from deploy.demo.tabular_account import FlightAccount, Month
 from deploy.demo.tabular_loop import FlightLoop
@@ -191,7 +192,8 @@ def _act(story: FlightStory, number: int, title: str) -> Iterator[None]:
     story.teller.heading(f"{number}. {title}")
     began = time.monotonic()
     try:
-        yield
+        with failing():
+            yield
     finally:
         act.seconds = time.monotonic() - began
 
