@@ -150,10 +150,13 @@ def expectations(account: FlightAccount) -> Grid:
 
 
 def _gated(month: Month) -> str:
+    """The decision, the metric that it rests on, and what became of the Brier score."""
     assert month.retrained is not None
     verdict = month.retrained.verdict
-    named = {metric.name: metric for metric in verdict.metrics}
-    return f"{verdict.decision.value}: Brier {difference(named['brier'])}"
+    brier = next(metric for metric in verdict.metrics if metric.name == "brier")
+    first = verdict.reasons[0]
+    word = first.partition(";")[0].rpartition(": ")[2]
+    return f"{verdict.decision.value}: {first.partition(':')[0]} {word}; Brier {difference(brier)}"
 
 
 def _policies(compared: Mapping[str, Mapping[str, MetricResult]], metric: str) -> list[str]:
