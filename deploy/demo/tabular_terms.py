@@ -46,7 +46,7 @@ class FlightBudget:
 
 QUICK = FlightBudget(
     months=MONTHS[:2], flights=240, share=0.1, search=1, ab_users=100, least_rows=200,
-    slices=False, minimum_n=500, total_seconds=150.0,
+    slices=False, minimum_n=500, total_seconds=600.0,
 )  # fmt: skip
 
 
