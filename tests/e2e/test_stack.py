@@ -13,7 +13,7 @@ from tests.e2e.conftest import RunningStack
 
 PARTS = (
     "redis", "mlflow", "engine", "embeddings", "admin", "gateway", "shipper", "controller",
-    "schedule",
+    "schedule", "kserve",
 )  # fmt: skip
 
 
