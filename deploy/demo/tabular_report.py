@@ -29,6 +29,11 @@ has just ended.
 anew at each month's start on all rows known then, with the same search and no gate. Both are
 computed offline on the same flights, those that were asked about and arrived. Intervals: whole
 days drawn with replacement.
+
+Each look has a whole month's budget of false alarms, since the replay's months pass within
+minutes, and takes the subject's budget of this month with it. A feature may lack a quarter of its
+values (by default one in twenty): pressure lacks 13 % in this year's weather. Seasonal features are
+what alerts in most months; any alert starts a training.
 """
 
 

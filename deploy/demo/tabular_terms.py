@@ -32,10 +32,10 @@ class FlightBudget:
     """
 
     months: tuple[date, ...] = MONTHS
-    flights: int = 1000
-    share: float = 0.6
-    search: int = 1
-    ab_users: int = 500
+    flights: int = 1500
+    share: float = 0.3
+    search: int = 2
+    ab_users: int = 600
     least_rows: int = 500
     slices: bool = True
     minimum_n: int = 2000
