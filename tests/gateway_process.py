@@ -124,7 +124,7 @@ class GatewayProcess:
 
     def entries(self) -> Iterator[Entry]:
         """Every whole record in the spool."""
-        for path in sorted(self.settings.spool_dir.glob("*.seg")):
+        for path in sorted(self.settings.spool_dir.glob("[!.]*.seg")):  # others are being made
             for found in read_segment(path):
                 if isinstance(found, Damage):
                     assert found.torn, f"damage inside {path}"

@@ -219,10 +219,18 @@ def test_a_killed_run_is_taken_up_where_it_was(script, run):
     done = steps(workspace)
 
     script.say(examples=30, steps=done + 2)
-    workspace.prepare(spec())
+    wait_until(lambda: _prepared(workspace))  # a child that was just born may hold its lock
     assert workspace.reproduce(None).ran == ("preprocess", *ALL[2:])
     trained = json.loads((workspace.folder / "training" / "training.json").read_text())
     assert trained["resumed_from"] == done >= 3
+
+
+def _prepared(workspace: Workspace) -> bool:
+    try:
+        workspace.prepare(spec())
+    except WorkspaceBusy:
+        return False
+    return True
 
 
 def _lives(pid: int) -> bool:
