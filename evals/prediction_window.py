@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import select
 
-from evals.windows import FAILURES, Frame, Period, Traffic, unit_of, within
+from evals.windows import FAILURES, Frame, Period, Traffic, asker_of, object_of, within
 from gateway.database import Database
 from gateway.feedback import FeedbackRow
 from gateway.request_log import LogReader
@@ -121,13 +120,13 @@ def _frame(rows: Sequence[Row], time: str | None) -> Frame:
 def _predictions(row: Row, time: str | None) -> list[dict[str, Any]]:
     """A row for each prediction of a request; one without any if there is none."""
     ts = _micros(row["ts"])
-    request, response = _object(row["request"]), _object(row["response"])
+    request, response = object_of(row["request"]), object_of(row["response"])
     instances, features = _listed(request, "instances"), _listed(response, "features")
     predictions = _listed(response, "predictions") if row["status"] == "ok" else []
     rest = {
         "request_id": row["request_id"],
         "ts": ts,
-        "unit": _unit(row),
+        "unit": asker_of(row),
         "tenant": row["tenant"],
         "version": row["adapter"],
         "failed": float(row["status"] in FAILURES),
@@ -144,22 +143,6 @@ def _predictions(row: Row, time: str | None) -> list[dict[str, Any]]:
         about = {PROBABILITY: probability, MOMENT: ts if moment is None else moment}
         made.append({**rest, **about, **values})
     return made
-
-
-def _unit(row: Row) -> str:
-    if row["user"] is not None:
-        return unit_of(row["user"])
-    if row["episode_id"] is not None:
-        return unit_of(f"episode {row['tenant']} {row['episode_id']}")
-    return str(row["request_id"])
-
-
-def _object(text: str | None) -> Mapping[str, Any]:
-    try:
-        value = orjson.loads(text) if text else None
-    except orjson.JSONDecodeError:
-        value = None
-    return value if isinstance(value, dict) else {}
 
 
 def _listed(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

@@ -157,7 +157,7 @@ def within(traffic: Traffic, period: Period) -> tuple[str, list[Any]]:
 def _columns(rows: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, Any]:
     import numpy as np
 
-    contexts = [_object(row["contexts"]) for row in rows]
+    contexts = [object_of(row["contexts"]) for row in rows]
     questions = [
         _question(row["request"], context, traffic.question)
         for row, context in zip(rows, contexts, strict=True)
@@ -166,7 +166,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], traffic: Traffic) -> dict[str, A
     columns: dict[str, Any] = {
         "request_id": [row["request_id"] for row in rows],
         "ts": np.array([_micros(row["ts"]) for row in rows], dtype="int64"),
-        "unit": [_unit(row) for row in rows],
+        "unit": [asker_of(row) for row in rows],
         "caller": [unit_of(f"key {row['key_id']}") for row in rows],
         "question": np.array(questions, dtype=object),
         "answer": np.array(answers, dtype=object),
@@ -198,7 +198,8 @@ def unit_of(user: str) -> str:
     return hashlib.sha256(user.encode()).hexdigest()[:16]
 
 
-def _unit(row: Mapping[str, Any]) -> str:
+def asker_of(row: Mapping[str, Any]) -> str:
+    """Digest of who asked: the user, else the episode, else the request itself."""
     if row["user"] is not None:
         return unit_of(row["user"])
     if row["episode_id"] is not None:
@@ -206,7 +207,8 @@ def _unit(row: Mapping[str, Any]) -> str:
     return str(row["request_id"])
 
 
-def _object(text: str | None) -> Mapping[str, Any]:
+def object_of(text: str | None) -> Mapping[str, Any]:
+    """A logged JSON body; empty if it is none, or no object."""
     try:
         value = orjson.loads(text) if text else None
     except orjson.JSONDecodeError:
@@ -222,7 +224,7 @@ def _question(request: str | None, contexts: Mapping[str, Any], variable: str | 
             return _filled(variables.get(variable))
         texts = [one for one in variables.values() if isinstance(one, str)]
         return _filled("\n".join(texts))
-    body = _object(request)
+    body = object_of(request)
     messages = body.get("messages")
     if not isinstance(messages, list):
         return _filled(body.get("prompt"))
@@ -253,7 +255,7 @@ def _has_none(response: str | None) -> float | None:
 
 
 def _choice(response: str | None) -> Mapping[str, Any]:
-    choices = _object(response).get("choices")
+    choices = object_of(response).get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return first if isinstance(first, dict) else {}
 

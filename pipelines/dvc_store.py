@@ -16,20 +16,10 @@ import yaml
 from gateway.settings import Settings
 from gateway.whole_file import write_whole
 from pipelines.data_plan import DataPlan
-from pipelines.dvc_process import Dvc, WorkspaceError, drop_stale_locks, stage_environment
+from pipelines.dvc_process import CONFIG, Dvc, WorkspaceError, drop_stale_locks, stage_environment
 from pipelines.manifest import Manifest
 from pipelines.snapshot_store import SnapshotMissing, summary
 
-CONFIG = """\
-[core]
-    no_scm = true
-    analytics = false
-    check_update = false
-    site_cache_dir = "{site}"
-    remote = home
-['remote "home"']
-    url = "{remote}"
-"""
 ENDPOINT = '    endpointurl = "{url}"\n'
 TOLD = "meta"  # DVC leaves this key of its files to us
 

@@ -20,6 +20,7 @@ import yaml
 
 from gateway.settings import Settings
 from pipelines.dvc_process import (
+    CONFIG,
     Dvc,
     OnLine,
     StageFailed,
@@ -42,16 +43,6 @@ FOLDERS: Mapping[str, str] = {
 }
 LOCK, PINS, FACTS = "dvc.lock", "pins", "facts.yaml"
 NO_FACTS: Mapping[str, Mapping[str, str]] = {}
-CONFIG = """\
-[core]
-    no_scm = true
-    analytics = false
-    check_update = false
-    site_cache_dir = "{site}"
-    remote = home
-['remote "home"']
-    url = "{remote}"
-"""
 
 __all__ = ["Outputs", "StageFailed", "Workspace", "WorkspaceBusy", "WorkspaceError"]
 
