@@ -131,7 +131,7 @@ def test_a_subject_is_told_of_once_within_the_cooldown(office, receiver):
     office.store(alert(0), alert(60), alert(61, subject="drift:other"), alert(119), alert(121))
     office.step(125)
     told = [one.content["text"].split(": ")[0] for one in receiver.received]
-    assert told == [SUBJECT, "drift:other", SUBJECT]
+    assert Counter(told) == {SUBJECT: 2, "drift:other": 1}  # subjects are told of side by side
     held = [row for row in office.rows() if row.state == HELD_BACK]
     assert len(held) == 2
     assert "held back until 2026-05-04T10:00:00+00:00 (cool-down)" in held[0].reason
