@@ -8,22 +8,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
-
-from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
-from feast.value_type import ValueType
+from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.feature_store import REPOSITORY, FeatureStoreError, definitions
 
+if TYPE_CHECKING:
+    from feast.value_type import ValueType
+
 Role = Literal["entity", "request", "feature"]
-TYPES: Mapping[ValueType, str] = {
-    ValueType.STRING: "string",
-    ValueType.DOUBLE: "float64",
-    ValueType.FLOAT: "float64",
-    ValueType.INT64: "int64",
-    ValueType.INT32: "int64",
-    ValueType.BOOL: "bool",
-    ValueType.UNIX_TIMESTAMP: "timestamp",
+TYPES: Mapping[str, str] = {  # by the name of Feast's value type
+    "STRING": "string",
+    "DOUBLE": "float64",
+    "FLOAT": "float64",
+    "INT64": "int64",
+    "INT32": "int64",
+    "BOOL": "bool",
+    "UNIX_TIMESTAMP": "timestamp",
 }
 PLAIN: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -148,6 +148,8 @@ def feature_schema(service: str, found: Sequence[Any] | None = None) -> FeatureS
 
     Raises: FeatureStoreError: there is no such service, or a column's type is none of ours.
     """
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView  # takes seconds
+
     found = definitions(REPOSITORY) if found is None else found
     services = {one.name: one for one in found if isinstance(one, FeatureService)}
     if service not in services:
@@ -181,12 +183,12 @@ def _columns(fields: Sequence[Any], role: Role, ttl: float | None = None) -> dic
     }
 
 
-def _type(name: str, kind: ValueType) -> str:
-    if kind not in TYPES:
+def _type(name: str, kind: "ValueType") -> str:
+    if kind.name not in TYPES:
         raise FeatureStoreError(
             f"feature_repo: column {name!r} is {kind.name}, which no model takes"
         )
-    return TYPES[kind]
+    return TYPES[kind.name]
 
 
 def _value(where: str, column: Column, value: Any) -> Any:

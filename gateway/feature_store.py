@@ -4,6 +4,8 @@ The repository's own `feature_store.yaml` names the local stack. The values that
 (Redis, and the registry under `LLMOPS_HOME`) are written to `LLMOPS_HOME/feature_store.yaml`, with
 which a person runs any `feast` command on this installation. Applying the definitions is
 idempotent, and processes that start together take turns.
+
+Feast takes seconds to import, so it is imported where it is needed.
 """
 
 import fcntl
@@ -12,37 +14,32 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import orjson
 import yaml
-from feast import (
-    Entity,
-    FeatureService,
-    FeatureStore,
-    FeatureView,
-    OnDemandFeatureView,
-    RepoConfig,
-)
-from feast.data_source import DataSource
 
 from gateway.whole_file import write_whole
 
+if TYPE_CHECKING:
+    from feast import FeatureStore, RepoConfig
+
 REPOSITORY = Path(__file__).parent.parent / "feature_repo"
 SOCKET_SECONDS = 0.25
-DEFINITIONS = (Entity, FeatureView, OnDemandFeatureView, FeatureService, DataSource)
 
 
 class FeatureStoreError(ValueError):
     """The feature store cannot be set up; the message says what to change."""
 
 
-def open_feature_store(home: Path, redis_url: str, *, key_ttl_seconds: int) -> FeatureStore:
+def open_feature_store(home: Path, redis_url: str, *, key_ttl_seconds: int) -> "FeatureStore":
     """The store with its definitions applied. Redis need not be there.
 
     `key_ttl_seconds` is how long this process's writes stay; it is no part of the shared file.
     """
+    from feast import FeatureStore
+
     home.mkdir(parents=True, exist_ok=True)
     with _turn(home / "feature_store.lock"):
         shared = _shared_configuration(home, redis_url)
@@ -54,7 +51,7 @@ def open_feature_store(home: Path, redis_url: str, *, key_ttl_seconds: int) -> F
     return store
 
 
-def apply(store: FeatureStore, found: list[Any]) -> None:
+def apply(store: "FeatureStore", found: list[Any]) -> None:
     """Put definitions into a store's registry. Redis need not be there."""
     with warnings.catch_warnings():
         # On-demand views are called experimental; what they cost is measured in docs/features.md.
@@ -64,6 +61,10 @@ def apply(store: FeatureStore, found: list[Any]) -> None:
 
 def definitions(repository: Path) -> list[Any]:
     """The Feast objects that the repository's files define, as `feast apply` would find them."""
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+    from feast.data_source import DataSource
+
+    kinds = Entity, FeatureView, OnDemandFeatureView, FeatureService, DataSource
     found: dict[tuple[str, str], Any] = {}
     for path in sorted(repository.glob("*.py")):
         if path.name == "__init__.py":
@@ -74,7 +75,7 @@ def definitions(repository: Path) -> list[Any]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for value in vars(module).values():
-            if isinstance(value, DEFINITIONS):
+            if isinstance(value, kinds):
                 found[(type(value).__name__, value.name)] = value
     if not found:
         raise FeatureStoreError(f"{repository}: no definitions; is the installation complete?")
@@ -121,7 +122,9 @@ def _shared_configuration(home: Path, redis_url: str) -> dict[str, Any]:
     return configuration
 
 
-def _own_configuration(shared: dict[str, Any], key_ttl_seconds: int) -> RepoConfig:
+def _own_configuration(shared: dict[str, Any], key_ttl_seconds: int) -> "RepoConfig":
+    from feast import RepoConfig
+
     # The registry is read once. Values never differ under one key, so no write has to look first
     # whether a newer one is there.
     own = {

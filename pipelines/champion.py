@@ -130,6 +130,16 @@ def champion_of(session: Session, alias: str) -> Champion:
     )
 
 
+def champion_name(database: Database, alias: str) -> str | None:
+    """What answers `alias` outside of experiments, by its served name; None: no version."""
+    with database.session() as session:
+        split = find_split(session, alias)
+    if split is None:
+        return None
+    arms = {arm.variant.name: arm.variant for arm in split.arms}
+    return arms["champion"].adapter if "champion" in arms else split.arms[0].variant.adapter
+
+
 def find_version(session: Session, name: str, version: str | None) -> ModelVersionRow | None:
     """The row of a model version, if there is one."""
     return None if version is None else session.get(ModelVersionRow, (name, version))

@@ -71,6 +71,7 @@ class ModelKind:
         compare: measures both of a contest on the same held-out cases: by metric the values of
             both, case by case, or what was measured over all of them. May leave its answers in the
             folder.
+        accept: hears that the gate let a candidate through that was made of a data set.
         plain: whether something answers without any version.
     """
 
@@ -83,4 +84,5 @@ class ModelKind:
     digest: Callable[[Path], str]
     serve: Callable[[Installation, Spec, str, Path], None]
     compare: Callable[[Installation, Spec, Path, Contest, Path, Say], Measurements]
+    accept: Callable[[Installation, Manifest], None]
     plain: bool

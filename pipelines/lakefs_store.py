@@ -65,9 +65,13 @@ class LakeFSStore:
             self.repository.tag(TAG + manifest.dataset_id).create(commit)
 
     def accept(self, snapshot_id: str, run: str) -> None:
-        """Merge the run's branch, if that was not done before. Raises LakeFSFailed."""
+        """Merge the run's branch, if that was not done before. Raises LakeFSFailed.
+
+        A run that found the snapshot frozen already has its branch made here.
+        """
         with _said(f"snapshot {snapshot_id}: {BRANCH}{run} could not be merged"):
             branch = self.repository.branch(BRANCH + run)
+            branch.create(TAG + snapshot_id, exist_ok=True)
             if any(self.repository.ref(self.branch).diff(branch, max_amount=1)):
                 branch.merge_into(self.branch, message=f"The gate passed run {run}")
 

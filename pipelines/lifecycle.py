@@ -20,20 +20,19 @@ from evals.verdicts import add_verdict
 from gateway.configuration import ConfigurationError
 from gateway.database import now
 from gateway.errors import BadRequest
-from gateway.splits import find_split
 from pipelines import datasets
-from pipelines.champion import BASE
+from pipelines.champion import BASE, champion_name
 from pipelines.code_version import PACKAGES, git_sha, packages
 from pipelines.installation import Installation
 from pipelines.kinds import Contest, Facts, Fitted, ModelKind, Say
 from pipelines.llm import LLM
-from pipelines.manifest import read_manifest, verify
+from pipelines.manifest import Manifest, read_manifest, verify
 from pipelines.measurements import Results
 from pipelines.registry import ARTIFACT, Registry
 from pipelines.registry_records import note_registration
 from pipelines.spec import Spec
 from pipelines.step_runs import Noted, size_of, step_tags
-from pipelines.tables import ModelVersionRow, TrainingRow
+from pipelines.tables import DatasetRow, ModelVersionRow, TrainingRow
 from pipelines.tabular import TABULAR
 from pipelines.tracking import TrackedRun, Tracking, figures
 
@@ -63,7 +62,7 @@ def require_usable(installation: Installation, spec: Spec) -> None:
 def facts_of(installation: Installation, spec: Spec) -> Facts:
     """What stages depend on beside spec and data: the kind's facts, and whom a candidate meets."""
     found = kind_of(spec).facts(installation, spec)
-    champion = champion_name(installation, spec.alias) or BASE
+    champion = champion_name(installation.database, spec.alias) or BASE
     return {**found, "evaluate": {**found.get("evaluate", {}), "champion": champion}}
 
 
@@ -132,7 +131,7 @@ def evaluate(
     started = monotonic()
     kind.serve(installation, spec, candidate, kind.folder(installation) / candidate)
     rollout_seconds = round(monotonic() - started, 3)
-    champion = champion_name(installation, spec.alias)
+    champion = champion_name(installation.database, spec.alias)
     contest = Contest(champion, candidate)
     measured = kind.compare(installation, spec, dataset, contest, out, say)
     results = Results(
@@ -192,6 +191,9 @@ def register(
             f"is {judged['decision']}, so it is not registered: {judged['reasons'][0]}"
         )
     say(0, f"registering {candidate}")
+    with installation.database.session() as session:
+        learnt_from = session.get_one(DatasetRow, described["dataset_id"])
+    kind_of(spec).accept(installation, Manifest.parse(learnt_from.manifest))
     version = register_version(
         installation, spec, described["training_id"], verdict_id=judged["verdict_id"]
     )
@@ -265,16 +267,6 @@ def make_version(
             session.add(row)
             note_registration(session, row)
     return version
-
-
-def champion_name(installation: Installation, alias: str) -> str | None:
-    """What answers `alias` outside of experiments, by its served name; None: no version."""
-    with installation.database.session() as session:
-        split = find_split(session, alias)
-    if split is None:
-        return None
-    arms = {arm.variant.name: arm.variant for arm in split.arms}
-    return arms["champion"].adapter if "champion" in arms else split.arms[0].variant.adapter
 
 
 def work_folder(installation: Installation, spec: Spec) -> Path:

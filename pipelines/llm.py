@@ -233,6 +233,10 @@ def _held_out(installation: Installation, given: LLMSpec) -> frozenset[str]:
     return golden_contents(prompts) | own
 
 
+def accept(_installation: Installation, _manifest: Manifest) -> None:
+    """Nothing: what it was made of stays in the request log."""
+
+
 LLM = ModelKind(
     check=check,
     facts=facts,
@@ -243,5 +247,6 @@ LLM = ModelKind(
     digest=digest,
     serve=serve,
     compare=compare,
+    accept=accept,
     plain=True,
 )

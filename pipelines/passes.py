@@ -21,6 +21,7 @@ from pipelines.lifecycle import (
     VERDICT_FILE,
     VERSION_FILE,
     facts_of,
+    require_usable,
     work_folder,
 )
 from pipelines.manifest import MANIFEST
@@ -88,9 +89,11 @@ def run_pass(
         experiment: whether what was registered gets traffic; else somebody starts that by hand.
 
     Raises:
+        ConfigurationError: the spec cannot be trained or served as it is.
         Conflict: another pass of this model is under way.
         StageFailed: a stage failed; the message is its own. The champion was not touched.
     """
+    require_usable(installation, spec)
     plain, database = spec.model_dump(mode="json"), installation.database
     with (
         under_way(database, installation.run_dir, spec.name, plain, git_sha()) as run,

@@ -117,7 +117,8 @@ def _stage(stage: str, spec: Path, out: Path) -> Iterator[_Step]:
     try:
         with open_installation(load_settings()) as installation:
             step = _Step(installation, load_spec(spec), fresh)
-            lifecycle.require_usable(*step.place)
+            if stage == "preprocess":  # what others need of the spec, that stage has seen
+                lifecycle.require_usable(*step.place)
             yield step
             if step.noted is None:
                 raise RuntimeError(f"stage {stage} noted nothing of itself")

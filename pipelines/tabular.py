@@ -4,23 +4,26 @@ scikit-learn and XGBoost, KServe's model server."""
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import uuid_utils
+from sqlalchemy import select
 
 from evals.prediction_reference import Evaluated, keep_predictions
 from evals.records import Decision, Verdict
 from evals.verdicts import add_verdict
 from gateway.configuration import ConfigurationError
 from gateway.database import now
-from gateway.feature_schema import feature_schema
+from gateway.feature_schema import FeatureSchema, feature_schema, schema_from_dict
 from gateway.feature_store import REPOSITORY, FeatureStoreError
 from gateway.tabular_model import ModelUnusable, load_model
 from pipelines import snapshots
+from pipelines.champion import champion_name
 from pipelines.engines import engine_of
 from pipelines.features import FeaturesMissing
 from pipelines.installation import Installation
@@ -36,9 +39,12 @@ from pipelines.kinds import (
 )
 from pipelines.manifest import Manifest, read_manifest
 from pipelines.schema import SchemaChanged
+from pipelines.snapshot_store import store_of
 from pipelines.spec import Spec
+from pipelines.step_runs import PASS
+from pipelines.tables import DatasetRow, TrainingRow
 from pipelines.tabular_comparison import Subject, compare_models
-from pipelines.tabular_features import build, period
+from pipelines.tabular_features import COLUMNS, build, period
 from pipelines.tabular_package import model_digest, served_name
 from pipelines.tabular_rows import TEST, TRAIN, BadData, TabularRows, read_rows
 from pipelines.tabular_spec import LEAK, sections
@@ -94,7 +100,8 @@ def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> N
     """A snapshot of the source's period; `out` has its files and its id."""
     given = sections(spec).dataset
     say(0, f"reading {given.source}")
-    found = snapshots.freeze(installation, given.source, *period(given))
+    run = installation.settings.secret_value(PASS)
+    found = snapshots.freeze(installation, given.source, *period(given), run)
     shutil.copytree(found.folder, out, dirs_exist_ok=True)
     (out / SNAPSHOT).write_text(f"{found.id}\n")
     say(100, f"snapshot {found.id}")
@@ -108,7 +115,8 @@ def features(
     say(0, f"features of {given.service}")
     with _told(installation, spec):
         snapshot_id = (preprocessed / SNAPSHOT).read_text().strip()
-        return build(spec.name, given, preprocessed, snapshot_id, out)
+        before = _champions_columns(installation, spec)
+        return build(spec.name, given, preprocessed, snapshot_id, out, before)
 
 
 def fit(
@@ -120,7 +128,7 @@ def fit(
     with _told(installation, spec):
         rows = _rows(spec, dataset, TRAIN)
         trained = train(rows, given.training, log)
-    schema = feature_schema(given.dataset.service)
+    schema = _schema(dataset)
     metadata = {
         "feature_service": given.dataset.service,
         "entities": list(schema.entities),
@@ -206,6 +214,12 @@ def compare(
     return compared.metrics
 
 
+def accept(installation: Installation, manifest: Manifest) -> None:
+    """Tell the store of snapshots; a snapshot that runs share is accepted with the first."""
+    run = installation.settings.secret_value(PASS) or manifest.dataset_id
+    store_of(installation).accept(manifest.about["snapshot_id"], run)
+
+
 def _subject(installation: Installation, name: str | None, base_rate: float = 0.0) -> Subject:
     if name is None:
         return Subject(None, None, base_rate)
@@ -215,9 +229,27 @@ def _subject(installation: Installation, name: str | None, base_rate: float = 0.
 
 def _rows(spec: Spec, dataset: Path, file: str) -> TabularRows:
     given = sections(spec).dataset
-    schema = feature_schema(given.service)
     moment = snapshots.source_of(given.source).moment
-    return read_rows(dataset / file, schema.features, given.label, moment)
+    return read_rows(dataset / file, _schema(dataset).features, given.label, moment)
+
+
+def _schema(dataset: Path) -> FeatureSchema:
+    """The columns of a data set as they were defined when it was made."""
+    return schema_from_dict(read_manifest(dataset).about[COLUMNS])
+
+
+def _champions_columns(installation: Installation, spec: Spec) -> Mapping[str, Any] | None:
+    """Facts of the columns that the champion learnt from, if it is one of the same service."""
+    served_name = champion_name(installation.database, spec.alias)
+    query = (
+        select(DatasetRow.manifest)
+        .join(TrainingRow, TrainingRow.dataset_id == DatasetRow.dataset_id)
+        .where(TrainingRow.served_name == served_name, TrainingRow.kind == spec.kind)
+    )
+    with installation.database.session() as session:
+        found = session.scalars(query.limit(1)).first()
+    columns: Mapping[str, Any] = (found or {}).get(COLUMNS, {})
+    return columns if columns.get("service") == sections(spec).dataset.service else None
 
 
 @contextmanager
@@ -251,5 +283,6 @@ TABULAR = ModelKind(
     digest=digest,
     serve=serve,
     compare=compare,
+    accept=accept,
     plain=False,
 )

@@ -5,9 +5,10 @@ Only what the feature service names is in it, beside the event's id and the labe
 source knows of an event, it may not have known in time.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.feature_schema import feature_schema
 from pipelines.features import open_features, training_rows
@@ -20,6 +21,8 @@ from pipelines.tabular_spec import TabularData
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = "columns"  # of a manifest: the schema and facts of the values
+
 
 def period(given: TabularData) -> tuple[datetime, datetime]:
     """From the first moment to before the last, UTC."""
@@ -27,11 +30,19 @@ def period(given: TabularData) -> tuple[datetime, datetime]:
     return since, until
 
 
-def build(name: str, given: TabularData, tables: Path, snapshot_id: str, out: Path) -> Manifest:
+def build(
+    name: str,
+    given: TabularData,
+    tables: Path,
+    snapshot_id: str,
+    out: Path,
+    reference: Mapping[str, Any] | None = None,
+) -> Manifest:
     """Write training and test rows of the model `name` and their manifest into `out`.
 
     Args:
         tables: the snapshot's folder.
+        reference: `columns_of` an older data set, against which no column may be rescaled.
 
     Raises:
         BadData: there are too few rows, or none to compare on.
@@ -47,7 +58,7 @@ def build(name: str, given: TabularData, tables: Path, snapshot_id: str, out: Pa
     known = _sampled(events[events[given.label].notna()], given.sample)[wanted]
     with open_features(tables) as store:
         rows = training_rows(store, given.service, known)
-    require_fits(schema, rows, source.ids, others=(source.ids, given.label))
+    require_fits(schema, rows, source.ids, others=(source.ids, given.label), reference=reference)
     until = period(given)[1]
     later = rows[source.moment] >= until - timedelta(days=given.test_days)
     parts = {TRAIN: rows[~later], TEST: rows[later]}
@@ -61,7 +72,7 @@ def build(name: str, given: TabularData, tables: Path, snapshot_id: str, out: Pa
         "since": given.since.isoformat(),
         "until": given.until.isoformat(),
         "test_days": given.test_days,
-        "columns": columns_of(given.service, parts[TRAIN]),
+        COLUMNS: columns_of(given.service, parts[TRAIN]),
     }
     return seal(out, name, {file: len(part) for file, part in parts.items()}, about)
 

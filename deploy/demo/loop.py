@@ -34,11 +34,17 @@ from gateway.database import Conflict
 from gateway.errors import GatewayError
 from gateway.request_log import LogUnavailable
 from pipelines import experiment, promotion
-from pipelines.champion import CHALLENGER, CHAMPION, RUNNING, champion_of, served_name_of
+from pipelines.champion import (
+    CHALLENGER,
+    CHAMPION,
+    RUNNING,
+    champion_name,
+    champion_of,
+    served_name_of,
+)
 from pipelines.drill import register_ruined
 from pipelines.engines import services_for
 from pipelines.installation import Installation
-from pipelines.lifecycle import champion_name
 from pipelines.llm_spec import llm_spec
 from pipelines.observations import Observations
 from pipelines.passes import Outcome, run_pass
@@ -104,7 +110,7 @@ class InstalledLoop:
             with installation.database.session() as session:
                 found = champion_of(session, spec.alias)
             registered = Registry(installation.tracking_uri()).aliases(spec.name).get(CHAMPION)
-        return Champion(found.version, champion_name(installation, spec.alias), registered)
+        return Champion(found.version, champion_name(installation.database, spec.alias), registered)
 
     def return_to_base(self, reason: str) -> None:
         """Roll back until the base model answers; MLflow has followed at the end."""
