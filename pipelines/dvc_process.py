@@ -27,16 +27,6 @@ STAGE_MODULE = "pipelines.stages"
 LAST_LINES = 10
 STOP_SECONDS = 10
 CHECKOUT = Path(__file__).resolve().parents[1]
-CONFIG = """\
-[core]
-    no_scm = true
-    analytics = false
-    check_update = false
-    site_cache_dir = "{site}"
-    remote = home
-['remote "home"']
-    url = "{remote}"
-"""
 
 
 class WorkspaceError(RuntimeError):

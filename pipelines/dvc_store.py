@@ -16,11 +16,11 @@ import yaml
 from gateway.settings import Settings
 from gateway.whole_file import write_whole
 from pipelines.data_plan import DataPlan
-from pipelines.dvc_process import CONFIG, Dvc, WorkspaceError, drop_stale_locks, stage_environment
+from pipelines.dvc_process import Dvc, WorkspaceError, drop_stale_locks, stage_environment
+from pipelines.dvc_remote import DvcRemote, remote_of
 from pipelines.manifest import Manifest
 from pipelines.snapshot_store import SnapshotMissing, summary
 
-ENDPOINT = '    endpointurl = "{url}"\n'
 TOLD = "meta"  # DVC leaves this key of its files to us
 
 
@@ -37,20 +37,20 @@ class DvcStore:
         return self.settings.home / "data"
 
     @property
-    def remote(self) -> str:
-        """A folder, or a URL."""
-        return self.plan.remote or str(self.settings.home / "dvc")
+    def remote(self) -> DvcRemote:
+        """Where it is kept."""
+        return remote_of(self.settings, self.plan)
 
     def keep(self, folder: Path, manifest: Manifest, run: str | None = None) -> None:
         """Add the folder to DVC and push it. Raises WorkspaceError."""
         target = folder.relative_to(self.folder)
         pin = self._pin(manifest.name, manifest.dataset_id)
-        if _read(pin).get(TOLD, {}).get("pushed") == self.remote:
+        if _read(pin).get(TOLD, {}).get("pushed") == self.remote.url:
             return
         with self._held() as dvc:
             dvc.run("add", str(target))
             dvc.run("push", f"{target}.dvc")
-            told = summary(manifest) | {"run": run, "pushed": self.remote}
+            told = summary(manifest) | {"run": run, "pushed": self.remote.url}
             text = yaml.safe_dump(_read(pin) | {TOLD: told}, sort_keys=False)
             write_whole(pin, text)
             if self._pins is not None:
@@ -86,7 +86,7 @@ class DvcStore:
     @property
     def _pins(self) -> Path | None:
         """Copies of the small files, where the remote is a folder."""
-        return None if "://" in self.remote else Path(self.remote) / "pins" / "data"
+        return self.remote.pins / "data" if self.remote.is_folder else None
 
     def _pin(self, source: str, snapshot_id: str) -> Path:
         return self.folder / source / f"{snapshot_id}.dvc"
@@ -97,10 +97,7 @@ class DvcStore:
         dvc_dir.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            text = CONFIG.format(site=dvc_dir / "site", remote=self.remote)
-            if self.plan.endpoint_url is not None:
-                text += ENDPOINT.format(url=self.plan.endpoint_url)
-            write_whole(dvc_dir / "config", text)
+            write_whole(dvc_dir / "config", self.remote.configuration(dvc_dir))
             drop_stale_locks(dvc_dir / "tmp" / "rwlock")
             yield Dvc(self.folder, stage_environment(self.settings), file.fileno())
 

@@ -4,7 +4,7 @@ promote on to registration and live traffic. The row in `run` says how far it ca
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -29,7 +29,7 @@ from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
 from pipelines.spec import Spec
 from pipelines.stages import EXPERIMENT_FILE
 from pipelines.step_runs import PassRun, pass_run, stage_settings
-from pipelines.workspace import FOLDERS, Workspace, WorkspaceError
+from pipelines.workspace import FOLDERS, Workspace, WorkspaceError, workspace_of
 
 STAGES = tuple(FOLDERS)
 FREEZING = STAGES[: STAGES.index("train")]
@@ -100,7 +100,7 @@ def run_pass(
         pass_run(installation, spec, run.run_id) as told,
     ):
         settings = stage_settings(installation.settings, run.run_id, told.run_id)
-        workspace = Workspace(settings, spec.name)
+        workspace = replace(workspace_of(installation, spec.name), settings=settings)
         made = _Pass(workspace, run, told, show)
         frozen = _prepare(installation, spec, workspace, fresh=fresh)
         for stage in UP_TO_GATE:

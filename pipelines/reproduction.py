@@ -30,7 +30,7 @@ from pipelines.measurements import Results
 from pipelines.repeat import REPEATED
 from pipelines.spec import Spec
 from pipelines.tables import RunRow, TrainingRow
-from pipelines.workspace import Workspace
+from pipelines.workspace import workspace_of
 
 TOLERANCE = 1e-6
 OF_THE_MACHINE = ("seconds", "latency")  # such metrics are shown, and never the same
@@ -114,7 +114,7 @@ def reproduce(installation: Installation, run_id: str, scratch: Path, say: Say) 
         raise BadRequest(f"run {run_id} was not run at a commit, so its code is not known")
     dataset_id = recorded.training.dataset_id
     say(0, f"fetching data set {dataset_id}")
-    dataset = Workspace(installation.settings, recorded.run.name).checkout(dataset_id)
+    dataset = workspace_of(installation, recorded.run.name).checkout(dataset_id)
     say(10, f"checking out {commit[:12]}")
     code = _checkout(commit, scratch / "code")
     spec = Spec.model_validate(recorded.run.spec)

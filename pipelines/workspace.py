@@ -2,7 +2,7 @@
 
 Under `LLMOPS_HOME/lifecycle/<name>/` lie dvc.yaml, spec.yaml, facts.yaml, the folder of each stage,
 DVC's cache, and in `pins/` a small file for every data set that there was: with it that data set
-can be fetched again, from the cache or from the remote under `LLMOPS_HOME/dvc`.
+can be fetched again, from the cache or from the configured remote.
 
 Invariants: one run at a time; a run that was killed blocks nobody, and what its stages keep beside
 their outputs (checkpoints) stays; no network is reached for.
@@ -12,15 +12,16 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gateway.configuration import owned_section
 from gateway.settings import Settings
+from pipelines.data_plan import DataPlan
 from pipelines.dvc_process import (
-    CONFIG,
     Dvc,
     OnLine,
     StageFailed,
@@ -29,6 +30,8 @@ from pipelines.dvc_process import (
     orphans,
     stage_environment,
 )
+from pipelines.dvc_remote import DvcRemote, remote_of
+from pipelines.installation import Installation
 from pipelines.manifest import MANIFEST, DatasetChanged, read_manifest, verify
 
 PIPELINE = Path(__file__).with_name("dvc.yaml")
@@ -68,6 +71,7 @@ class Workspace:
 
     settings: Settings
     name: str
+    plan: DataPlan = field(default_factory=DataPlan)
 
     @property
     def folder(self) -> Path:
@@ -75,9 +79,9 @@ class Workspace:
         return self.settings.home / "lifecycle" / self.name
 
     @property
-    def remote(self) -> Path:
+    def remote(self) -> DvcRemote:
         """Where `push` keeps what is to outlive it; shared by all models."""
-        return self.settings.home / "dvc"
+        return remote_of(self.settings, self.plan)
 
     @property
     def lock(self) -> str:
@@ -138,7 +142,7 @@ class Workspace:
 
     def push(self) -> None:
         """Copy what the last runs made, and the pins, to the remote. Raises WorkspaceError."""
-        kept = self.remote / PINS / self.name
+        kept = self.remote.pins / self.name
         with self._held() as dvc:
             pins = [pin for pin in self._pins() if not (kept / pin.name).exists()]
             targets = [*_stages_in(self.lock), *(f"{PINS}/{pin.name}" for pin in pins)]
@@ -154,7 +158,7 @@ class Workspace:
             WorkspaceBusy: a run is under way.
             WorkspaceError: there never was one, or neither cache nor remote has its files.
         """
-        pin, kept = self._pin_of(dataset_id), self.remote / PINS / self.name / f"{dataset_id}.dvc"
+        pin, kept = self._pin_of(dataset_id), self.remote.pins / self.name / f"{dataset_id}.dvc"
         if not pin.exists() and not kept.exists():
             raise WorkspaceError(f"{pin}: there is no data set {dataset_id!r} of {self.name} here")
         with self._held() as dvc:
@@ -237,8 +241,13 @@ class Workspace:
 
     def _configure(self) -> None:
         config = self.folder / ".dvc" / "config"
-        site = self.folder / ".dvc" / "site"
-        _replace(config, CONFIG.format(site=site, remote=self.remote))
+        _replace(config, self.remote.configuration(config.parent))
+
+
+def workspace_of(installation: Installation, name: str) -> Workspace:
+    """The workspace of a model, with the remote that is configured. Raises ConfigurationError."""
+    plan = owned_section(installation.configuration, "data", DataPlan)
+    return Workspace(installation.settings, name, plan)
 
 
 def _stages_in(lock: str) -> dict[str, Any]:

@@ -149,14 +149,14 @@ def sources_of(installation: "Installation", *, data: bool = True) -> "Sources":
     """Where the check looks in an installation; ConfigurationError if it has no MLflow."""
     from pipelines.lineage_findings import Sources
     from pipelines.lineage_mlflow import MLflowFacts
-    from pipelines.workspace import Workspace
+    from pipelines.workspace import workspace_of
 
     return Sources(
         database=installation.database,
         reader=installation.reader,
         mlflow=MLflowFacts(installation.tracking_uri()),
         fetch=(
-            (lambda name, dataset_id: Workspace(installation.settings, name).checkout(dataset_id))
+            (lambda name, dataset_id: workspace_of(installation, name).checkout(dataset_id))
             if data
             else None
         ),

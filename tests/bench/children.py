@@ -64,6 +64,10 @@ class Child:
             time.sleep(0.1)
         raise NotReady(f"{self.name} did not answer at {url} in {seconds} s:\n{self.tail()}")
 
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self._process.poll()
+
     def tail(self, lines: int = 15) -> str:
         """The last lines of its output."""
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])

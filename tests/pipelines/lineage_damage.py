@@ -135,7 +135,7 @@ def keep_files(chain: Chain) -> None:
     """Put the data set into DVC's cache and remote under its pin, as a pass does."""
     workspace = Workspace(settings_of(chain), chain.name)
     workspace.prepare("{}")
-    pins, kept = workspace.folder / "pins", workspace.remote / "pins" / chain.name
+    pins, kept = workspace.folder / "pins", workspace.remote.pins / chain.name
     shutil.copytree(chain.dataset_path, pins / chain.dataset_id)
     for command in ("add", "push"):
         subprocess.run(

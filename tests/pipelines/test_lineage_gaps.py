@@ -164,7 +164,7 @@ def lose(chain: Chain, *names: str) -> None:
         "cache": workspace.folder / ".dvc" / "cache",
         "fetched": workspace.folder / "pins" / chain.dataset_id,
         "pins": workspace.folder / "pins",
-        "remote": workspace.remote,
+        "remote": Path(workspace.remote.url),
     }
     for name in names:
         shutil.rmtree(places[name])
@@ -187,7 +187,7 @@ def test_files_come_from_the_cache_or_from_the_remote(chain: Chain, mlflow: str)
 
 def test_files_that_are_nowhere(chain: Chain, mlflow: str) -> None:
     lose(chain, "cache", "fetched")
-    shutil.rmtree(workspace_of(chain).remote / "files")
+    shutil.rmtree(Path(workspace_of(chain).remote.url) / "files")
     (link,) = by_dvc(chain, mlflow).broken
     assert (link.of, link.to) == (f"dataset {chain.dataset_id}", "files")
     assert "dvc pull" in link.found and "copy of LLMOPS_HOME/dvc" in link.found

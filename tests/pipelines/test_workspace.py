@@ -151,7 +151,7 @@ def test_the_remote_gets_every_stage_and_a_second_push_nothing(workspace):
     workspace.push()
     workspace.reproduce(None)
     workspace.push()
-    kept = {path: path.stat().st_mtime_ns for path in workspace.remote.rglob("*")}
+    kept = {path: path.stat().st_mtime_ns for path in Path(workspace.remote.url).rglob("*")}
     shutil.rmtree(workspace.folder / ".dvc" / "cache")
     for folder in FOLDERS.values():
         shutil.rmtree(workspace.folder / folder)
@@ -161,7 +161,7 @@ def test_the_remote_gets_every_stage_and_a_second_push_nothing(workspace):
     assert pulled.returncode == 0
     assert (workspace.folder / "version" / "version.json").exists()
     workspace.push()
-    assert kept == {path: path.stat().st_mtime_ns for path in workspace.remote.rglob("*")}
+    assert kept == {path: path.stat().st_mtime_ns for path in Path(workspace.remote.url).rglob("*")}
 
 
 @pytest.fixture
@@ -348,5 +348,5 @@ def test_in_a_git_repository_under_a_path_with_odd_letters(tmp_path):
     workspace.prepare(spec())
     assert workspace.reproduce(None).ran == ALL
     workspace.push()
-    assert list(workspace.remote.rglob("*.dir"))
+    assert list(Path(workspace.remote.url).rglob("*.dir"))
     assert not list(workspace.folder.rglob(".gitignore"))
