@@ -7,19 +7,14 @@ Every key with its type, its default and its meaning, which stands in the sectio
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic_core import PydanticUndefined
 
-from deploy.schedule_plan import SchedulePlan
-from deploy.stack import Stack
-from evals.drift_plan import DriftPlan
+from deploy.owned_sections import OWNED
 from gateway.configuration import Configuration
-from pipelines.cluster import Kubeflow
-from pipelines.data_plan import DataPlan
-from pipelines.trigger_rules import Triggers
 
 HEAD = """# Configuration
 
@@ -41,14 +36,6 @@ and `/health/ready` says what is wrong with it. This page is written by
 | `LLMOPS_ENGINE_PYTHON` | interpreter of vLLM's environment; `.venv-engine/bin/python` |
 | what `api_key_env` names | API key of an upstream |
 """
-OWNED: Sequence[tuple[str, str, type[BaseModel]]] = (
-    ("data", "where snapshots of data are kept", DataPlan),
-    ("drift", "whose traffic is watched", DriftPlan),
-    ("schedule", "what runs by itself", SchedulePlan),
-    ("triggers", "what verdicts start", Triggers),
-    ("kubeflow", "parts of a cluster", Kubeflow),
-    ("stack", "the local stack", Stack),
-)
 _ATTRIBUTE = re.compile(r"^    (\w[\w, ]*): (.*?)(?=^    \w[\w, ]*: |\Z)", re.MULTILINE | re.DOTALL)
 
 

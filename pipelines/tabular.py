@@ -101,8 +101,11 @@ def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> N
     given = sections(spec).dataset
     say(0, f"reading {given.source}")
     run = installation.settings.secret_value(PASS)
-    found = snapshots.freeze(installation, given.source, *period(given), run)
+    with _told(installation, spec):
+        asked = period(given, now().date())
+    found = snapshots.freeze(installation, given.source, asked.since, asked.until, run)
     shutil.copytree(found.folder, out, dirs_exist_ok=True)
+    asked.write(out)
     (out / SNAPSHOT).write_text(f"{found.id}\n")
     say(100, f"snapshot {found.id}")
 

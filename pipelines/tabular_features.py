@@ -6,9 +6,12 @@ source knows of an event, it may not have known in time.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, time, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from gateway.feature_schema import feature_schema
 from pipelines.features import open_features, training_rows
@@ -21,13 +24,41 @@ from pipelines.tabular_spec import TabularData
 if TYPE_CHECKING:
     import pandas as pd
 
+PERIOD = "period.json"
 COLUMNS = "columns"  # of a manifest: the schema and facts of the values
 
 
-def period(given: TabularData) -> tuple[datetime, datetime]:
-    """From the first moment to before the last, UTC."""
-    since, until = (datetime.combine(day, time(), UTC) for day in (given.since, given.until))
-    return since, until
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From one moment to before another, UTC."""
+
+    since: datetime
+    until: datetime
+
+    def write(self, folder: Path) -> None:
+        """Keep it: the stages of a pass go by the same one, also over midnight."""
+        (folder / PERIOD).write_text(orjson.dumps(self).decode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Period":
+        """What `write` kept."""
+        kept = orjson.loads((folder / PERIOD).read_bytes())
+        return cls(*(datetime.fromisoformat(kept[name]) for name in ("since", "until")))
+
+
+def period(given: TabularData, today: date) -> Period:
+    """What a spec asks for. `today`, or the source's last day, is where it has no end of its own.
+
+    Raises: BadData: no day is left to train on.
+    """
+    last = min(today, source_of(given.source).until.date())
+    until = last if given.until == "today" else given.until
+    if (until - given.since).days <= given.test_days:
+        raise BadData(
+            f"dataset.since: {given.source} from {given.since} to {until} has no day to train on "
+            f"beside the {given.test_days} that are kept for the comparison"
+        )
+    return Period(*(datetime.combine(day, time(), UTC) for day in (given.since, until)))
 
 
 def build(
@@ -41,7 +72,7 @@ def build(
     """Write training and test rows of the model `name` and their manifest into `out`.
 
     Args:
-        tables: the snapshot's folder.
+        tables: the snapshot's files, with the period that was asked for.
         reference: `columns_of` an older data set, against which no column may be rescaled.
 
     Raises:
@@ -59,18 +90,18 @@ def build(
     with open_features(tables) as store:
         rows = training_rows(store, given.service, known)
     require_fits(schema, rows, source.ids, others=(source.ids, given.label), reference=reference)
-    until = period(given)[1]
-    later = rows[source.moment] >= until - timedelta(days=given.test_days)
+    asked = Period.read(tables)
+    later = rows[source.moment] >= asked.until - timedelta(days=given.test_days)
     parts = {TRAIN: rows[~later], TEST: rows[later]}
-    _require_enough(parts, given)
+    _require_enough(parts, given, asked)
     for file, part in parts.items():
         part.to_parquet(out / file, index=False, compression="zstd", coerce_timestamps="us")
     about = {
         "source": given.source,
         "snapshot_id": snapshot_id,
         "label": given.label,
-        "since": given.since.isoformat(),
-        "until": given.until.isoformat(),
+        "since": asked.since.date().isoformat(),
+        "until": asked.until.date().isoformat(),
         "test_days": given.test_days,
         COLUMNS: columns_of(given.service, parts[TRAIN]),
     }
@@ -85,10 +116,10 @@ def _sampled(events: "pd.DataFrame", share: float) -> "pd.DataFrame":
     return events[np.diff(places, prepend=-1) > 0]
 
 
-def _require_enough(parts: "dict[str, pd.DataFrame]", given: TabularData) -> None:
+def _require_enough(parts: "dict[str, pd.DataFrame]", given: TabularData, asked: Period) -> None:
     train, test = len(parts[TRAIN]), len(parts[TEST])
     if train < given.minimum or not test:
         raise BadData(
-            f"{given.source} from {given.since} to {given.until}: {train} rows to train on and "
-            f"{test} to compare on; at least {given.minimum} and 1 are wanted"
+            f"{given.source} from {asked.since:%F} to {asked.until:%F}: {train} rows to train on "
+            f"and {test} to compare on; at least {given.minimum} and 1 are wanted"
         )

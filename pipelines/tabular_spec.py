@@ -24,7 +24,9 @@ class TabularData(Section):
         source: of the raw events, such as `flights`.
         service: feature service that names the features.
         label: boolean column of the events that is to be predicted.
-        since, until: first day, and the day after the last.
+        since: first day.
+        until: the day after the last; `today`: whatever is known when a pass begins, so that a
+            retraining that drift asked for learns from what came since.
         test_days: the last days, which are kept for the comparison.
         sample: share of the rows to keep, evenly over time; all by default.
         minimum: rows to train on that there must be.
@@ -34,7 +36,7 @@ class TabularData(Section):
     service: Name
     label: Name
     since: date
-    until: date
+    until: date | Literal["today"]
     test_days: int = Field(ge=1)
     sample: float = Field(1.0, gt=0, le=1)
     minimum: int = Field(1000, ge=10)
@@ -95,6 +97,8 @@ class TabularSpec(Section):
 
     @model_validator(mode="after")
     def _days(self) -> "TabularSpec":
+        if self.dataset.until == "today":
+            return self  # known when a pass begins
         days = (self.dataset.until - self.dataset.since).days
         if days <= self.dataset.test_days:
             raise ValueError(

@@ -19,11 +19,14 @@ def check(
     file: Annotated[Path | None, typer.Argument(help="By default the file in force.")] = None,
 ) -> None:
     """Name every wrong key by its path; exit code 1 if there is one."""
+    from deploy.owned_sections import require_owned  # takes a while
+
     console = Console(highlight=False, soft_wrap=True, markup=False)
     settings = load_settings()
     path = file or settings.config_path
     try:
         configuration, _ = load_stack(path)
+        require_owned(configuration, str(path))
     except ConfigurationError as error:
         console.print(str(error))
         raise typer.Exit(1) from error

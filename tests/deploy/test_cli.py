@@ -111,6 +111,10 @@ def test_check_names_every_wrong_key(tmp_path: Path):
     done = llmops("check", str(file), home=tmp_path)
     assert done.returncode == 1
     assert "stack.kafka: unknown key" in done.stdout
+    file.write_text(default_text() + "\nkubeflow: {pods: 1}\ndata: {s3: x}\n")
+    done = llmops("check", str(file), home=tmp_path)
+    assert done.returncode == 1
+    assert "kubeflow.pods: unknown key" in done.stdout and "data.s3: unknown key" in done.stdout
     file.write_text(default_text())
     assert llmops("check", str(file), home=tmp_path).returncode == 0
 

@@ -1,6 +1,9 @@
 """A home where real flights go through the train pipeline in seconds: some weeks of 2013, thinned
 out, a small search, a model server that takes every version, and a real MLflow."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,9 @@ from deploy.migrations import upgrade
 from gateway.settings import load_settings
 from pipelines.installation import Installation, open_installation
 from pipelines.passes import Outcome, run_pass
+from pipelines.runs import latest
 from pipelines.spec import load_spec
+from pipelines.tables import RunRow
 from tests.gateway_process import ROOT, configuration
 from tests.pipelines.backstage import Backstage
 from tests.pipelines.mlflow_server import MLflowServer
@@ -39,12 +44,10 @@ SPEC: dict[str, Any] = {
 
 
 class TabularHome:
-    """A home of the model `flight-test`, which `server` serves. `first`: what a first pass made."""
+    """A home of the model `flight-test`, which `server` serves."""
 
-    first: Outcome
-
-    def __init__(self, folder: Path, server: ScriptedModelServer):
-        self.folder, self.server = folder, server
+    def __init__(self, folder: Path, server: ScriptedModelServer, tracking_uri: str):
+        self.folder, self.server, self.tracking_uri = folder, server, tracking_uri
         self.settings = load_settings({"LLMOPS_HOME": str(folder), "PYTHONPATH": str(ROOT)})
         upgrade(self.settings.database_url)
 
@@ -53,15 +56,41 @@ class TabularHome:
         with open_installation(self.settings) as installation:
             yield installation
 
-    def run(self, **changes: Any) -> Outcome:
-        """One pass; a section of `changes` is put over the spec's own."""
+    def spec(self, **changes: Any) -> Path:
+        """The spec in a file; a section of `changes` is put over its own."""
         given = dict(SPEC)
         for name, value in changes.items():
             given[name] = {**SPEC[name], **value} if isinstance(value, dict) else value
         path = self.folder / "spec.yaml"
         path.write_text(yaml.safe_dump(given))
+        return path
+
+    def run(self, **changes: Any) -> Outcome:
+        """One pass."""
         with self.open() as installation:
-            return run_pass(installation, load_spec(path), lambda *_: None)
+            return run_pass(installation, load_spec(self.spec(**changes)), lambda *_: None)
+
+    def mlflow_run(self) -> None:
+        """The same as `mlflow run` does it."""
+        command = [
+            sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "train-tabular",
+            "--env-manager", "local", "-P", f"spec={self.spec()}",
+        ]  # fmt: skip
+        own = {
+            **self.settings.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+        }
+        environ = {**os.environ, **own}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def last(self) -> RunRow:
+        """What the newest pass has left in the state database."""
+        with self.open() as installation:
+            return latest(installation.database, NAME)[0]
 
 
 @contextmanager
@@ -79,6 +108,6 @@ def tabular_home(folder: Path, backstage: Backstage, mlflow: MLflowServer) -> It
     )
     (folder / "gateway.yaml").write_text(yaml.safe_dump(given))
     try:
-        yield TabularHome(folder, server)
+        yield TabularHome(folder, server, mlflow.url)
     finally:
         backstage.run(server.go_away())
