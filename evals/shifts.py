@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
 
 Array = Any  # numpy's arrays; its types are not known to the type checker
 
@@ -144,6 +143,8 @@ def label_shift(
 
 def number_shift(signal: str, reference: Side, window: Side, level: float, least: float) -> Shift:
     """The largest distance of the two distributions, 0 to 1."""
+    from scipy import stats  # type: ignore[import-untyped]  # slow to import: where it is used
+
     rows = [len(reference), len(window)]
     pooled = np.concatenate([reference.values, window.values])
     ranks = stats.rankdata(pooled)
@@ -174,6 +175,8 @@ def number_shift(signal: str, reference: Side, window: Side, level: float, least
 def rank_shift(signal: str, reference: Side, window: Side, level: float, least: float) -> Shift:
     """The chance that a row of the window scores above one of the reference (area under the ROC
     curve). `values` are scores of a classifier that never saw these rows."""
+    from scipy import stats
+
     rows = [len(reference), len(window)]
     ranks = stats.rankdata(np.concatenate([reference.values, window.values]))
     area = (ranks[rows[0] :].sum() - rows[1] * (rows[1] + 1) / 2) / (rows[0] * rows[1])
@@ -204,6 +207,8 @@ def mean_shift(
 
     Rows of `reference` and `window` are vectors, of far fewer numbers than there are rows.
     """
+    from scipy import stats
+
     rows, size = (len(reference), len(window)), reference.shape[1]
     means = reference.mean(axis=0), window.mean(axis=0)
     centred = reference - means[0], window - means[1]
@@ -254,6 +259,8 @@ def _fisher(
     counts: Sequence[float], rows: Sequence[int], effect: float, level: float
 ) -> tuple[float, float]:
     """How often chance makes the second share as high, and the difference it reaches at `level`."""
+    from scipy import stats
+
     of = [max(int(row / effect), 1) for row in rows]  # a side is one user at least
     held = [int(count / effect) for count in counts]
     law = (sum(of), sum(held), of[1])

@@ -20,6 +20,7 @@ from pipelines.dvc_process import StageFailed
 from pipelines.flights import IDS
 from pipelines.manifest import read_manifest, seal
 from pipelines.spec import load_spec
+from pipelines.tables import DatasetRow
 from tests.pipelines.tabular_home import NAME, SPEC, tabular_home
 
 pytestmark = [
@@ -129,6 +130,19 @@ def test_data_that_cannot_be_used_is_told_and_the_champion_stays(home, first):
         told = verdicts_on(session, f"data:{NAME}")
     assert [one.decision for one in told] == [Decision.ALERT]
     assert "rows to train on" in told[0].reasons[0]
+    assert champion(home) == before
+
+
+def test_a_column_in_another_unit_than_the_champion_learnt_is_named(home, first):
+    before = champion(home)
+    with home.open() as installation, installation.database.transaction() as session:
+        row = session.get_one(DatasetRow, first.dataset_id)
+        changed = json.loads(json.dumps(row.manifest))
+        facts = changed["columns"]["facts"]["distance"]
+        facts["quantiles"] = [1.609344 * miles for miles in facts["quantiles"]]
+        row.manifest = changed
+    with pytest.raises(StageFailed, match="column 'distance' is rescaled: miles to kilometres"):
+        home.run(dataset={"until": "2013-02-14"})
     assert champion(home) == before
 
 
