@@ -6,6 +6,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 60, 90, 46, 40
 STEPS = 4
+SMALLEST = 1e-9  # a spread that is drawn; less is rounding
 COLOURS = ("#b0473c", "#7a8a3a", "#1f5fa8")
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #333 }
@@ -26,7 +27,8 @@ def lines_svg(
     """One line for each of `series`, over `names`; `moved`: places that get an upright line."""
     values = [value for line in series.values() for value in line]
     low, high = min(values), max(values)
-    margin = (high - low or abs(high) or 1.0) * 0.1
+    spread = high - low if high - low > SMALLEST else max(abs(high), SMALLEST)
+    margin = spread * 0.1
     scale = _Scale(len(names), low - margin, high + margin)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',

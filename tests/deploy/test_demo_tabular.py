@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deploy.demo import tabular_report
@@ -187,6 +187,7 @@ def test_policies_are_compared_on_the_same_flights():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7), st.floats(0, 1))
+@example([5e-324], 0.0)
 def test_a_picture_is_whole_whatever_it_shows(values: list[float], other: float):
     names = [f"<{place}>" for place in range(len(values))]
     picture = lines_svg("Brier & month", names, {"a": values, "b": [other] * len(values)})
