@@ -28,8 +28,8 @@ from tests.pipelines.lifecycle import (
     seed_version,
     state_of,
 )
+from tests.pipelines.observed_users import BAD, GOOD, observed
 from tests.pipelines.scripted_engine import ScriptedEngine
-from tests.pipelines.test_experiment import BAD, GOOD, observed
 
 pytest_plugins = ("tests.state_databases",)
 

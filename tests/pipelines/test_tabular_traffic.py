@@ -22,8 +22,8 @@ from pipelines.promotion import Promotion, Rollback, promote, rollback
 from pipelines.rollout import RolloutFailed
 from tests.gateway_process import configuration
 from tests.pipelines.lifecycle import ALIAS, adapter_name, begin, seed_version, state_of
+from tests.pipelines.observed_users import GOOD, observed
 from tests.pipelines.scripted_model_server import ScriptedModelServer
-from tests.pipelines.test_experiment import GOOD, observed
 
 ONE, TWO = adapter_name("1"), adapter_name("2")
 
