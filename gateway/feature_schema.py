@@ -31,6 +31,8 @@ PLAIN: Mapping[str, tuple[type, ...]] = {
     "int64": (int,),
     "bool": (bool,),
 }
+LARGEST = 2**63
+EARLIEST, LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 MOMENT = "moment"  # a service's tag: the request column whose time counts
 
 
@@ -205,16 +207,21 @@ def _value(where: str, column: Column, value: Any) -> Any:
         raise SchemaMismatch(where, column.name, "is empty")
     if isinstance(value, float) and not math.isfinite(value):
         raise SchemaMismatch(where, column.name, f"is {value}, which is no number")
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise SchemaMismatch(where, column.name, "is larger than 64 bits hold")
     return float(value) if column.type == "float64" else value
 
 
 def _time(where: str, name: str, value: Any) -> datetime:
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        given = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        moment = given.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         raise SchemaMismatch(
             where, name, f"is {value!r}, but a time such as 2013-06-01T14:30:00Z is wanted"
         ) from None
-    if moment.tzinfo is None:
+    if given.tzinfo is None:
         raise SchemaMismatch(where, name, f"is {value!r}, which has no time zone")
-    return moment.astimezone(UTC)
+    if not EARLIEST <= moment < LATEST:
+        raise SchemaMismatch(where, name, f"is {value!r}, which no model knows times of")
+    return moment

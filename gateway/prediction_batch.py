@@ -16,7 +16,8 @@ MOST = 64
 class Batches:
     """Gathers requests for `answer`, which runs in `pool`, one batch after the other.
 
-    `answer` gives for each request its answer, or the exception that is its own.
+    `answer` gives for each request its answer, or the exception that is its own. If it breaks on
+    several at once, each is asked for alone: the others need not suffer for one.
     """
 
     def __init__(self, answer: Callable[[Sequence[Any]], Sequence[Any]], pool: Executor):
@@ -33,16 +34,22 @@ class Batches:
         return await future
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            requests = [request for request, _ in batch]
-            answering = loop.run_in_executor(self._pool, self._answer, requests)
-            outcome: Any = (await asyncio.gather(answering, return_exceptions=True))[0]
-            for place, (_, future) in enumerate(batch):
-                broken = isinstance(outcome, BaseException)
-                _settle(future, outcome if broken else outcome[place])
+            answers = await self._answers([request for request, _ in batch])
+            for (_, future), answer in zip(batch, answers, strict=True):
+                _settle(future, answer)
         self._task = None
+
+    async def _answers(self, requests: Sequence[Any]) -> Sequence[Any]:
+        answering = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, requests)
+        outcome: Any = (await asyncio.gather(answering, return_exceptions=True))[0]
+        if not isinstance(outcome, BaseException):
+            answers: Sequence[Any] = outcome
+            return answers
+        if len(requests) == 1:
+            return [outcome]
+        return [answer for one in requests for answer in await self._answers([one])]
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

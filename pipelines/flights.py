@@ -25,6 +25,8 @@ LATE_MINUTES = 15
 WINDOW = timedelta(days=30)
 LONGEST = timedelta(days=2)  # of the views' ttl: how far back a first event looks
 HOUR_OF_RATES = 9  # UTC: the small hours in New York, when the day before has landed
+SETTLES_AFTER = timedelta(hours=12)
+REPORTED_AFTER = timedelta(hours=1)
 GROUND_MINUTES, CANCELLED_MINUTES = 60, 240
 READINGS = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
 OUTCOMES = ("late", "cancelled", "dep_delay", "arr_delay")
@@ -131,12 +133,17 @@ def rates(flights: "pd.DataFrame", key: str, since: datetime, until: datetime) -
 
 
 def readings(since: datetime, until: datetime) -> "pd.DataFrame":
-    """Hourly weather at the airports, in a period."""
+    """Hourly weather at the airports, in a period, from when it is known.
+
+    The package has a station's report under the hour that it is of: it is made up to 51 minutes
+    into it, and `precip` is what fell in all of it.
+    """
     import pandas as pd
 
     raw = pd.read_csv(_source() / "weather.csv")
     hours = pd.to_datetime(raw["time_hour"], utc=True).astype("datetime64[us, UTC]")
-    raw = raw.assign(event_timestamp=hours)[(hours >= since) & (hours < until)]
+    known = hours + REPORTED_AFTER
+    raw = raw.assign(event_timestamp=known)[(known >= since) & (known < until)]
     once = raw.drop_duplicates(["origin", "event_timestamp"], keep="last")
     order = once.sort_values(["origin", "event_timestamp"]).reset_index(drop=True)
     made = order[["origin", "event_timestamp", *READINGS]]

@@ -164,9 +164,9 @@ def gate(installation: Installation, spec: Spec, evaluation: Path, out: Path, sa
             "rollout_seconds": results.rollout_seconds,
         },
     )
-    with installation.database.transaction() as session:
-        add_verdict(session, verdict)
     Tracking(installation.tracking_uri()).verdict(results.training_id, verdict)
+    with installation.database.transaction() as session:  # last: what failed before is no verdict
+        add_verdict(session, verdict)
     _write(out / VERDICT_FILE, verdict.as_dict())
     say(100, f"{verdict.decision}: {verdict.reasons[0]}")
     params = {one.metric: one.model_dump(mode="json") for one in spec.gate}

@@ -3,7 +3,7 @@ promote on to registration and live traffic. The row in `run` says how far it ca
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -25,16 +25,18 @@ from pipelines.lifecycle import (
     work_folder,
 )
 from pipelines.manifest import MANIFEST
-from pipelines.runs import FAILED, INTERRUPTED, Run, latest, under_way
+from pipelines.runs import FAILED, INTERRUPTED, MESSAGE_CHARACTERS, Run, latest, under_way
 from pipelines.spec import Spec
 from pipelines.stages import EXPERIMENT_FILE
 from pipelines.step_runs import PassRun, pass_run, stage_settings
+from pipelines.tables import RunRow
 from pipelines.workspace import FOLDERS, Workspace, WorkspaceError, workspace_of
 
 STAGES = tuple(FOLDERS)
 FREEZING = STAGES[: STAGES.index("train")]
 AFTER_TRAINING = STAGES[STAGES.index("train") + 1 :]
 UP_TO_GATE = STAGES[: STAGES.index("gate") + 1]
+LAST_TWO = 2
 PRODUCTS = {
     "features": (MANIFEST, "dataset_id"),
     "train": (TRAINING_FILE, "training_id"),
@@ -83,7 +85,8 @@ def run_pass(
     """Run the pipeline until the gate; register what it lets through, and try it on live traffic.
 
     After a pass that was killed, or failed with its training done, it goes on from that one's
-    frozen data set and its last checkpoint, unless `fresh`.
+    frozen data set and its last checkpoint, unless `fresh`; but not a second time where it failed
+    after the training at the same place again.
 
     Args:
         experiment: whether what was registered gets traffic; else somebody starts that by hand.
@@ -93,12 +96,12 @@ def run_pass(
         Conflict: another pass of this model is under way.
         StageFailed: a stage failed; the message is its own. The champion was not touched.
     """
-    require_usable(installation, spec)
     plain, database = spec.model_dump(mode="json"), installation.database
     with (
         under_way(database, installation.run_dir, spec.name, plain, git_sha()) as run,
         pass_run(installation, spec, run.run_id) as told,
     ):
+        require_usable(installation, spec)
         settings = stage_settings(installation.settings, run.run_id, told.run_id)
         workspace = replace(workspace_of(installation, spec.name), settings=settings)
         made = _Pass(workspace, run, told, show)
@@ -115,7 +118,7 @@ def run_pass(
                 made.go(stage)
         else:
             run.note(message=f"{verdict.decision}: {verdict.reasons[0]}")
-        workspace.push()
+        made.push()
     return _outcome(made, verdict, experiment=experiment)
 
 
@@ -145,6 +148,14 @@ class _Pass:
         self.told.seconds[stage] = monotonic() - started
         self.show(stage, 100, "")
         self.note(stage)
+
+    def push(self) -> None:
+        """Copy everything to the remote. What cannot be now, is with the next pass."""
+        try:
+            self.workspace.push()
+        except WorkspaceError as error:
+            self.show("push", 100, f"not in the remote yet: {error}")
+            self.run.note(message=f"not in the remote yet: {error}"[:MESSAGE_CHARACTERS])
 
     def note(self, stage: str) -> None:
         """Put the id of what a stage made into the row and into MLflow."""
@@ -194,11 +205,21 @@ def _is_frozen(installation: Installation, spec: Spec, folder: Path) -> bool:
     if not begun or not (folder / FOLDERS["features"] / MANIFEST).exists():
         return False
     last, left = begun[0], any(work_folder(installation, spec).glob(f"{FITTED}*"))
-    goes_on = last.state == INTERRUPTED or (
-        last.state == FAILED and (last.stage in AFTER_TRAINING or left)
-    )
+    failed = last.state == FAILED
+    later = failed and last.stage in AFTER_TRAINING and not _again(begun)
+    goes_on = last.state == INTERRUPTED or later or (failed and left)
     same = last.dataset_id == _product(folder, "features")["dataset_id"]
     return goes_on and same and _source(last.spec) == _source(spec.model_dump(mode="json"))
+
+
+def _again(begun: Sequence[RunRow]) -> bool:
+    """Whether the last two failed with the same data at the same place: it may be to blame."""
+    if len(begun) < LAST_TWO:
+        return False
+    last, before = begun[:LAST_TWO]
+    return before.state == FAILED and (before.stage, before.dataset_id) == (
+        last.stage, last.dataset_id,
+    )  # fmt: skip
 
 
 def _source(spec: Mapping[str, Any]) -> list[Any]:

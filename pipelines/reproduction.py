@@ -1,5 +1,5 @@
-"""A former run done again: its code at its commit, its data set by its id, its spec; then what was
-measured beside what is recorded.
+"""A former run done again: the code that it was trained by, its data set by its id, its spec; then
+what was measured beside what is recorded.
 
 Everything happens in a scratch folder with a home of its own, in which the served models and base
 models of this one are linked. The state database and MLflow are not written to.
@@ -67,7 +67,7 @@ class Reproduction:
     """What came of it.
 
     Attributes:
-        commit: that was checked out.
+        commit: that was checked out: of the training, which later runs may have taken over.
         identical: whether the candidate learnt the same, to the last bit.
         inputs: what of the inputs is not as it was, each as a sentence.
         unmeasured: why nothing could be measured, where only the training was repeated.
@@ -109,9 +109,9 @@ def reproduce(installation: Installation, run_id: str, scratch: Path, say: Say) 
     """
     with installation.database.session() as session:
         recorded = _recorded(session, run_id)
-    commit = (recorded.run.git_sha or "").removesuffix(DIRTY)
+    commit = (recorded.training.git_sha or "").removesuffix(DIRTY)
     if not commit:
-        raise BadRequest(f"run {run_id} was not run at a commit, so its code is not known")
+        raise BadRequest(f"run {run_id} did not train at a commit, so its code is not known")
     dataset_id = recorded.training.dataset_id
     say(0, f"fetching data set {dataset_id}")
     dataset = workspace_of(installation, recorded.run.name).checkout(dataset_id)
@@ -225,9 +225,17 @@ def _compared(recorded: _Recorded, commit: str, out: Path) -> Reproduction:
 
 def _other_inputs(recorded: _Recorded, found: Mapping[str, Any]) -> Iterator[str]:
     """What went in and is not as it was. The data set is: its files were compared with its id."""
-    sha, training = recorded.run.git_sha or "", recorded.training
-    if sha.endswith(DIRTY):
-        yield f"git: the run's code was not that of {sha.removesuffix(DIRTY)[:12]}: it was changed"
+    training = recorded.training
+    learnt, measured = training.git_sha or "", recorded.run.git_sha or ""
+    for sha in sorted({learnt, measured}):
+        if sha.endswith(DIRTY):
+            changed = sha.removesuffix(DIRTY)[:12]
+            yield f"git: the run's code was not that of {changed}: it was changed"
+    if measured != learnt:
+        yield (
+            f"git: the run measured at {measured[:12] or 'no commit'} what had been trained at "
+            f"{learnt[:12]}"
+        )
     if found["base_digest"] != training.base_digest:
         yield (
             f"base model: its digest is {found['base_digest'][:12] or 'none'}, "

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Source:
         since, until: all of it.
         events: the file of events; `ids` names them, `moment` is their time.
         keys: the columns that name a row, of every file.
+        settles_after: how long after an event's moment practically every outcome is known. Before
+            that the known ones are no fair sample: a late flight's comes later.
     """
 
     write: Callable[[Path, datetime, datetime], dict[str, int]]
@@ -41,6 +43,7 @@ class Source:
     ids: str
     moment: str
     keys: Mapping[str, Sequence[str]]
+    settles_after: timedelta = timedelta()
 
 
 SOURCES: Mapping[str, Source] = {
@@ -57,6 +60,7 @@ SOURCES: Mapping[str, Source] = {
             "route_rates.parquet": ["route", "event_timestamp"],
             "weather.parquet": ["origin", "event_timestamp"],
         },
+        settles_after=flights.SETTLES_AFTER,
     )
 }
 

@@ -54,6 +54,8 @@ ROLLOUT_SECONDS = 30.0
 EXAMPLE_ROWS = 5
 SNAPSHOT = "snapshot"
 LEARNERS = ("scikit-learn", "xgboost-cpu")
+CODE = ("boosting.py", "tabular_candidates.py", "tabular_rows.py", "tabular_training.py")
+CODE_CHARACTERS = 16
 
 
 def check(installation: Installation, spec: Spec) -> None:
@@ -88,12 +90,18 @@ def check(installation: Installation, spec: Spec) -> None:
 
 
 def facts(_installation: Installation, spec: Spec) -> Facts:
-    """Digest of the feature definitions, and the versions of what learns."""
+    """Digest of the feature definitions; versions of what learns, and digest of how it is used."""
     digest = hashlib.sha256()
     for file in sorted(REPOSITORY.glob("*.py")):
         digest.update(file.read_bytes())
     learners = ", ".join(f"{name} {version(name)}" for name in LEARNERS)
-    return {"features": {"definitions": digest.hexdigest()}, "train": {"learners": learners}}
+    code = hashlib.sha256()
+    for name in CODE:
+        code.update((Path(__file__).parent / name).read_bytes())
+    return {
+        "features": {"definitions": digest.hexdigest()},
+        "train": {"learners": learners, "code": code.hexdigest()[:CODE_CHARACTERS]},
+    }
 
 
 def preprocess(installation: Installation, spec: Spec, out: Path, say: Say) -> None:

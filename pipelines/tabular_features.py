@@ -85,16 +85,18 @@ def build(
     events = pd.read_parquet(tables / source.events)
     if given.label not in events:
         raise BadData(f"dataset.label: {given.source} has no column {given.label!r}")
+    asked = Period.read(tables)
+    settled = events[source.moment] < asked.until - source.settles_after
     wanted = [source.ids, *schema.asked, given.label]
-    known = _sampled(events[events[given.label].notna()], given.sample)[wanted]
+    known = _sampled(events[settled & events[given.label].notna()], given.sample)[wanted]
     with open_features(tables) as store:
         rows = training_rows(store, given.service, known)
-    require_fits(schema, rows, source.ids, others=(source.ids, given.label), reference=reference)
-    asked = Period.read(tables)
     later = rows[source.moment] >= asked.until - timedelta(days=given.test_days)
     parts = {TRAIN: rows[~later], TEST: rows[later]}
     _require_enough(parts, given, asked)
+    others = (source.ids, given.label)
     for file, part in parts.items():
+        require_fits(schema, part, source.ids, others=others, reference=reference)
         part.to_parquet(out / file, index=False, compression="zstd", coerce_timestamps="us")
     about = {
         "source": given.source,

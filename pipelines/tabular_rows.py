@@ -60,8 +60,10 @@ class TabularRows:
 def read_rows(file: Path, names: Sequence[str], label: str, moment: str) -> TabularRows:
     """The rows of a data set's file that have a label.
 
-    Raises: BadData: a column is missing, is no number or has no value at all; there is no row.
+    Raises: BadData: a column is missing, is no number, is infinite or has no value at all; a label
+        is neither 0 nor 1; there is no row.
     """
+    import numpy as np
     import pandas as pd
 
     table = pd.read_parquet(file)
@@ -79,5 +81,25 @@ def read_rows(file: Path, names: Sequence[str], label: str, moment: str) -> Tabu
                 f"{file.name}: column {name!r} is {table[name].dtype}, a number is wanted; make "
                 "one of it in the feature definitions"
             )
+        infinite = np.isinf(table[name].to_numpy(dtype=float)).sum()
+        if infinite:
+            raise BadData(
+                f"{file.name}: column {name!r} is infinite in {infinite} of {len(table)} rows"
+            )
+    labels = _labels(file, table[label])
     days = table[moment].dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[D]")
-    return TabularRows(table, tuple(names), table[label].astype(float).to_numpy(), days)
+    return TabularRows(table, tuple(names), labels, days)
+
+
+def _labels(file: Path, given: "pd.Series") -> Array:
+    import numpy as np
+
+    try:
+        labels = given.astype(float).to_numpy()
+    except (TypeError, ValueError):
+        labels = np.full(len(given), np.nan)
+    wrong = ~np.isin(labels, (0, 1))
+    if wrong.any():
+        shown = given[wrong].iloc[0]
+        raise BadData(f"{file.name}: label {given.name!r} is {shown}; 0 or 1 is wanted")
+    return labels

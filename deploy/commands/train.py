@@ -14,7 +14,9 @@ from deploy.commands.state import failed, open_state
 from evals.records import Verdict
 
 if TYPE_CHECKING:
-    from pipelines.passes import Outcome
+    from sqlalchemy.orm import Session
+
+    from pipelines.first_traffic import FirstTraffic
     from pipelines.spec import Spec
 
 app = typer.Typer(no_args_is_help=True)
@@ -97,6 +99,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
     """One pass of the pipeline, told as it goes; ends the command with its exit code."""
+    from pipelines.first_traffic import FirstTraffic
     from pipelines.passes import run_pass
     from pipelines.spec import load_spec
 
@@ -115,21 +118,42 @@ def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
                     typer.echo(f"{stage} {percent} % {what}".rstrip())
 
             outcome = run_pass(installation, given, show, fresh=fresh, experiment=experiment)
-    typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
-    print_verdict(outcome.verdict)
-    if outcome.version is None:
-        raise typer.Exit(100)
-    served = f"served as {outcome.served_name}"
-    typer.echo(f"registered: {given.name} version {outcome.version}, {served}")
-    typer.echo(_next(outcome, given, spec))
+        typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
+        print_verdict(outcome.verdict)
+        if outcome.version is None:
+            raise typer.Exit(100)
+        served = f"served as {outcome.served_name}"
+        typer.echo(f"registered: {given.name} version {outcome.version}, {served}")
+        begun = FirstTraffic(
+            outcome.version, outcome.experiment_id, outcome.promotion_id, outcome.approval_id
+        )
+        with installation.database.session() as session:
+            typer.echo(next_step(session, begun, given, spec))
 
 
-def _next(outcome: "Outcome", given: "Spec", spec: Path) -> str:
-    if outcome.approval_id is not None:
-        return f"next: llmops approve grant {outcome.approval_id} --reason …"
-    if outcome.promotion_id is not None:
-        return f"promotion {outcome.promotion_id}: {given.alias} is answered by it"
-    if outcome.experiment_id is not None:
-        tried = f"experiment {outcome.experiment_id} is under way on {given.alias}"
+def next_step(session: "Session", begun: "FirstTraffic", given: "Spec", spec: Path) -> str:
+    """How it stands with a version's traffic, and what to do about it: what an earlier pass began
+    may have ended."""
+    from pipelines.approval import OPEN
+    from pipelines.champion import RUNNING, champion_of
+    from pipelines.tables import ApprovalRow, ExperimentRow
+
+    version, again = begun.version, f"llmops experiment start {given.alias} {begun.version}"
+    if begun.approval_id is not None:
+        asked = session.get_one(ApprovalRow, begun.approval_id)
+        if asked.state == OPEN:
+            return f"next: llmops approve grant {asked.approval_id} --reason …"
+        return f"approval {asked.approval_id} was {asked.state}: {asked.reason}"
+    champion = champion_of(session, given.alias)
+    if champion.version == version and champion.name_or(given.name) == given.name:
+        return f"{given.alias} is answered by it"
+    if begun.promotion_id is not None:
+        return f"promotion {begun.promotion_id} was taken back; to try it again: {again}"
+    if begun.experiment_id is None:
+        return f"next: {again} --spec {spec}"
+    trial = session.get_one(ExperimentRow, begun.experiment_id)
+    if trial.state == RUNNING:
+        tried = f"experiment {trial.experiment_id} is under way on {given.alias}"
         return f"{tried}; see: llmops experiment status {given.alias}"
-    return f"next: llmops experiment start {given.alias} {outcome.version} --spec {spec}"
+    ended = f"experiment {trial.experiment_id} of it was {trial.state} and is not begun anew"
+    return f"{ended}; to try it again: {again} --spec {spec}"

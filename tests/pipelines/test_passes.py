@@ -181,7 +181,7 @@ def test_a_worse_candidate_is_not_registered(copied):
     [
         ({"dataset": {"tenant": "nobody"}}, "features", "0 examples of 0 users; at least 8 of 2"),
         ({"dataset": {"tenant": "solo"}}, "features", "one user makes up 19 of 20 examples"),
-        ({"training": {"rank": 32}}, "preprocess", "training.rank: 32 is above the engine's 16"),
+        ({"training": {"rank": 32}}, "starting", "training.rank: 32 is above the engine's 16"),
         pytest.param(
             {"training": {"learning_rate": 1e30}},
             "train",
@@ -259,9 +259,13 @@ def test_an_engine_that_goes_away_is_no_verdict(copied):
     failed = runs(copied)[-2:]
     assert [(one.state, one.stage) for one in failed] == [("failed", "evaluate")] * 2
     assert all(one.training_id and one.verdict_id is None for one in failed)
+    assert failed[0].dataset_id == failed[1].dataset_id
     require_untouched(copied)
 
     teach(FeedbackLog(copied.folder), first=5)
+    with pytest.raises(ZeroDivisionError):
+        copied.run(at("train", lambda: 1 / 0))
+    assert runs(copied)[-1].dataset_id not in (None, failed[0].dataset_id)  # not a third time
     with pytest.raises(StageFailed, match="40 examples of 10 users; at least 1000"):
         copied.run(dataset={"minimum": 1000})  # another data set was asked for, so it is made
     copied.backstage.run(copied.engine.come_back())

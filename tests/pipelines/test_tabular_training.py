@@ -111,6 +111,12 @@ def test_a_period_of_three_days_is_refused():
     [
         (lambda table: table.drop(columns="wind"), "train.parquet: column 'wind' is missing"),
         (
+            lambda table: table.assign(wind=table["wind"].mask(table.index == 3, float("inf"))),
+            "train.parquet: column 'wind' is infinite in 1 of",
+        ),
+        (lambda table: table.assign(late=7.5), "train.parquet: label 'late' is 7.5; 0 or 1"),
+        (lambda table: table.assign(late="soon"), "train.parquet: label 'late' is soon; 0 or 1"),
+        (
             lambda table: table.assign(wind=float("nan")),
             "column 'wind' has no value in any of 3600 rows",
         ),
