@@ -68,7 +68,9 @@ class Installation:
         model = self.configuration.models.get(alias)
         if model is None:
             known = ", ".join(sorted(self.configuration.models.keys() - {WILDCARD})) or "none"
-            raise ConfigurationError(f"alias: no model {alias!r} (there are: {known})")
+            raise ConfigurationError(
+                f"alias: no model {alias!r} (there are: {known}); add it under models"
+            )
         return self.configuration.upstreams[model.upstream], model.model or alias
 
     def tracking_uri(self) -> str:

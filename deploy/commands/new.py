@@ -9,6 +9,10 @@ from typing import Annotated
 import typer
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+TABULAR_CONFIGURATION = """\
+It is trained and asked under an alias, which the configuration has to have, with its label:
+  models: {{{name}: {{upstream: kserve}}}}
+  feedback: {{metrics: {{{label}: {{type: boolean, optimize: min}}}}}}"""
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,6 +31,7 @@ def tabular(
     """Write the spec of a tabular model."""
     given = {"label": label, "service": service, "source": source}
     _write("tabular", name, out, given, "llmops train tabular")
+    typer.echo(TABULAR_CONFIGURATION.format(name=name, label=label))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from openai import NotFoundError, OpenAI
 
 CHAT = "smollm2-135m-instruct"
 EMBED = "all-MiniLM-L6-v2"
-MODELS = {CHAT, EMBED, "extractor", "flight-delay"}
+MODELS = {CHAT, EMBED, "extractor", "flight-delay", "flight-cancellation"}
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France? Answer briefly."}]
 CITY = {
     "type": "object",
