@@ -2,7 +2,8 @@
 
 What is deployed is the pipeline, not a model: the run trains, judges and registers where the data
 is. A version is named after the commit and the digest of the compiled form, and a run after the
-version and the spec, so that the same release again uploads nothing and starts nothing.
+version and the spec's content, so that the same release again uploads nothing and starts nothing.
+A run that failed or was cancelled is not in the way: the next one has its number in its name.
 
     python -m deploy.pipeline_release flight-delay --host https://kubeflow.example/pipeline
 
@@ -10,6 +11,7 @@ The token, if the server wants one, is in the environment variable `KFP_TOKEN`.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import urllib.error
@@ -17,6 +19,7 @@ import urllib.request
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,7 @@ import yaml
 from gateway.configuration import ConfigurationError
 from gateway.settings import SettingsError, load_settings
 from pipelines.code_version import compiled, pipeline_version
-from pipelines.spec import load_spec
+from pipelines.spec import Spec, load_spec
 
 if TYPE_CHECKING:
     from kfp import Client
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 EXPERIMENT, TOKEN = "llmops", "KFP_TOKEN"
 HEALTH, SECONDS = "/apis/v2beta1/healthz", 10
 PAGE = 2
+SPEC_CHARACTERS = 8
+ENDED_IN_VAIN = ("FAILED", "CANCELING", "CANCELED")
 NAMESPACE = "kubeflow"
 
 
@@ -54,7 +59,9 @@ class Release:
 def release(
     client: "Client", ir: Path, version: str, arguments: Mapping[str, Any], run: str | None
 ) -> Release:
-    """Let Kubeflow have the compiled form `ir` as `version`, and a run of that name (None: none).
+    """Let Kubeflow have the compiled form `ir` as `version`, and a run named `run` (None: none).
+
+    After runs that ended in vain it is named `run, attempt 2` and so on.
 
     Raises: ReleaseFailed.
     """
@@ -99,14 +106,25 @@ def _run(
     client: "Client", pipeline: tuple[str, str], name: str, arguments: Mapping[str, Any]
 ) -> tuple[str, bool]:
     experiment = client.create_experiment(EXPERIMENT).experiment_id  # or the one there is
-    listed = client.list_runs(page_size=PAGE, experiment_id=experiment, filter=_named(name))
-    if listed.runs:
-        return str(listed.runs[0].run_id), False
+    title = name
+    for attempt in count(2):
+        listed = client.list_runs(page_size=PAGE, experiment_id=experiment, filter=_named(title))
+        if not listed.runs:
+            break
+        for one in listed.runs:
+            if one.state not in ENDED_IN_VAIN:
+                return str(one.run_id), False
+        title = f"{name}, attempt {attempt}"
     pipeline_id, version_id = pipeline
     made = client.run_pipeline(
-        experiment, name, params=dict(arguments), pipeline_id=pipeline_id, version_id=version_id
+        experiment, title, params=dict(arguments), pipeline_id=pipeline_id, version_id=version_id
     )
     return str(made.run_id), True
+
+
+def _run_name(spec: Spec, version: str) -> str:
+    digest = hashlib.sha256(spec.text().encode()).hexdigest()[:SPEC_CHARACTERS]
+    return f"{spec.name} {version} {digest}"
 
 
 def _named(name: str) -> str:
@@ -127,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec = load_spec(given.spec)
         ir = compiled(spec.kind)
         version = pipeline_version(spec.kind)
-        run = None if given.no_run else f"{spec.name} {version}"
+        run = None if given.no_run else _run_name(spec, version)
         client = _client(given.host, given.namespace)
         done = release(client, ir, version, {"spec": spec.text()}, run)
     except (ConfigurationError, SettingsError, ReleaseFailed, OSError) as error:

@@ -46,6 +46,29 @@ def test_it_is_uploaded_and_started_once(kubeflow, capsys):
     assert set(kubeflow.tokens) == {"Bearer secret-token"}
 
 
+def test_an_edited_spec_is_a_run_of_its_own(kubeflow, tmp_path):
+    text = load_spec(Path(SPEC)).text()
+    names = []
+    for index, given in enumerate((text, text.replace("rank: 8", "rank: 4"))):
+        path = tmp_path / f"{index}.yaml"
+        path.write_text(given)
+        assert main([str(path), "--host", kubeflow.url]) == 0
+        names.append(kubeflow.runs[-1]["display_name"])
+    assert len(kubeflow.runs) == 2 and len(set(names)) == 2
+    assert len(kubeflow.versions) == 1
+
+
+def test_a_run_that_failed_or_was_cancelled_is_not_in_the_way(kubeflow, capsys):
+    for state in ("FAILED", "CANCELED", "RUNNING"):
+        assert main([SPEC, "--host", kubeflow.url]) == 0
+        kubeflow.runs[-1]["state"] = state
+    assert main([SPEC, "--host", kubeflow.url]) == 0
+    names = [run["display_name"] for run in kubeflow.runs]
+    assert names == [names[0], f"{names[0]}, attempt 2", f"{names[0]}, attempt 3"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"run {kubeflow.runs[-1]['run_id']}: was there"
+
+
 def test_it_can_be_uploaded_without_a_run(kubeflow):
     assert main([SPEC, "--host", kubeflow.url, "--no-run"]) == 0
     assert len(kubeflow.versions) == 1 and not kubeflow.runs
