@@ -7,7 +7,7 @@ with its `canaryTrafficPercent`; KServe keeps the rest of the traffic on what it
 Invariants: a challenger is applied only where the champion was rolled out whole before it. What
 does not get ready in time goes back to what last did, with an audit row, and is not tried again
 unless somebody says so. The audit trail is the only memory; a run that finds all as it should be
-sends nothing.
+sends nothing. What was ready and is no longer is told, and left to KServe.
 """
 
 import asyncio
@@ -113,6 +113,7 @@ class Reconciler:
             diff = list(changes(live, wanted))
             last = self._last(name)
             if not diff and last is not None and last.action == READY and _is(last, served):
+                _require_ready(live, name, served)
                 say(f"{target.alias}: {name} serves {served}, nothing to change")
                 continue
             self._require_untried(last, served, name)
@@ -230,6 +231,13 @@ class Reconciler:
         )
         with self._database.transaction() as session:
             record(session, change)
+
+
+def _require_ready(live: Object | None, name: str, served: Served) -> None:
+    """NotServed if what was ready when it was rolled out is not ready now."""
+    found = standing(live or {}, None)
+    if not found.ready:
+        raise NotServed(f"{name}: {served} was ready, and is not now: {found.said}")
 
 
 def targets_of(session: Session, plan: Kubeflow) -> list[Target]:

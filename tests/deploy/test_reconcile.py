@@ -132,6 +132,17 @@ def test_a_champion_is_served_and_a_second_run_sends_nothing(office: Office) -> 
     assert len(office.cluster.patches) == 1 and office.cluster.calls[-1] == "GET"
 
 
+def test_what_is_no_longer_ready_is_told_and_left_alone(office: Office) -> None:
+    office.move("1")
+    assert office.run(), office.said
+    office.cluster.failing.add(uri("1"))
+    assert not office.run()
+    (said,) = office.said
+    assert "was ready, and is not now: Ready is True, BlockedByFailedLoad: MLmodel" in said
+    assert not office.run(dry=True)
+    assert len(office.cluster.patches) == 1 and not office.trail("serving.reverted")
+
+
 def test_an_experiment_is_a_canary_beside_the_champion(office: Office) -> None:
     office.move("1")
     office.experiment("2", 0.2)
