@@ -1,7 +1,8 @@
 """The versions of tabular models that the model server answers for, loaded by name while it runs.
 
 A version lies in LLMOPS_HOME/tabular, in a folder of its name. What is loaded is noted in a file,
-and loaded again when the server starts: a restart answers before anybody asks for it.
+and loaded again when the server starts: a restart answers before anybody asks for it. What could
+not be loaded then stays noted for the next start, until it is unloaded.
 
 Invariant: what is listed is ready. A folder that cannot be used is never listed, and changes
 nothing for the others.
@@ -44,14 +45,16 @@ class VersionRepository(ModelRepository):  # type: ignore[misc]  # kserve's clas
         super().__init__(str(folder))
         self._folder, self._features, self._pool, self._note = folder, features, pool, note
         self._turn = asyncio.Lock()
+        self._missed: set[str] = set()  # noted, but not loaded
         self.closing = False
 
     def load_noted(self) -> None:
-        """Load what was loaded before; what cannot be is logged and left out."""
+        """Load what was loaded before; what cannot be is logged, and tried at the next start."""
         for name in self._noted():
             try:
                 self.update(self._open(name))
             except (ModelUnusable, OSError) as error:
+                self._missed.add(name)
                 _log.error("%s is not loaded again: %s", name, error)
 
     async def load(self, name: str) -> bool:
@@ -62,12 +65,16 @@ class VersionRepository(ModelRepository):  # type: ignore[misc]  # kserve's clas
         async with self._turn:
             if name not in self.models:
                 self.update(await asyncio.to_thread(self._open, name))
+                self._missed.discard(name)
                 self._write_note()
         return True
 
     def unload(self, name: str) -> None:
         """Forget a version; requests under way go on with it. KeyError if it is not there."""
-        super().unload(name)
+        if name in self._missed:
+            self._missed.remove(name)
+        else:
+            super().unload(name)
         if not self.closing:
             self._write_note()
 
@@ -101,7 +108,7 @@ class VersionRepository(ModelRepository):  # type: ignore[misc]  # kserve's clas
             return []
 
     def _write_note(self) -> None:
-        write_whole(self._note, json.dumps(sorted(self.models)))
+        write_whole(self._note, json.dumps(sorted(self.models.keys() | self._missed)))
 
 
 def _try_out(version: ServedVersion, example: Path) -> None:
