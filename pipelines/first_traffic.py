@@ -47,13 +47,13 @@ def give_traffic(installation: Installation, spec: Spec, version: str) -> FirstT
 
     Raises:
         ConfigurationError: the plan rests on a metric that is not declared.
-        Conflict: another experiment is under way.
+        Conflict: another experiment is under way, or another model's version answers the alias.
         RolloutFailed: it cannot be served on every replica.
     """
     with installation.database.session() as session:
         champion = champion_of(session, spec.alias)
         running = running_experiment(session, spec.alias)
-    if champion.version == version:
+    if (champion.name_or(spec.name), champion.version) == (spec.name, version):
         return FirstTraffic(version)
     if running is not None and (running.name, running.version) == (spec.name, version):
         return FirstTraffic(version, experiment_id=running.experiment_id)

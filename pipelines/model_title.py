@@ -46,9 +46,9 @@ class ModelTitle:
     ) -> Entrants:
         """The champion, and a version whose lineage is complete."""
         champion = champion_of(session, self.alias)
+        champion.require_name(name)
         if version is not None and version == champion.version:
             raise Conflict(f"{name} version {version} is the champion of {self.alias} already")
-        champion.require_name(name)
         baseline = find_version(session, name, champion.version)
         candidate = baseline
         if version is not None:

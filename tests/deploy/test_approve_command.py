@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from gateway.database import Database, open_database
+from gateway.database import Conflict, Database, open_database
 from pipelines import lifecycle
 from pipelines.approval import Request, ask
-from pipelines.champion import champion_of, hold
+from pipelines.champion import Move, champion_of, hold, move_champion
 from pipelines.first_traffic import give_traffic
 from pipelines.installation import open_installation
 from pipelines.llm import LLM
@@ -130,3 +130,16 @@ def test_the_first_version_of_what_answers_nothing_yet_asks(
     assert "by pipeline: the first version" in shown and "promote, so it was measured" in shown
     home.said(f"approve grant {given.approval_id} --reason 'fine'")
     assert home.champion() == "1"
+
+
+def test_the_same_version_of_another_model_is_not_it(home: Home) -> None:
+    with home.database.transaction() as session:
+        hold(session)
+        move_champion(session, Move("promote", ALIAS, "another", "1", "anna", "it is better"))
+    path = home.process.home / "spec.yaml"
+    path.write_text(SPEC)
+    with (
+        open_installation(home.process.settings) as installation,
+        pytest.raises(Conflict, match="extractor is answered by another version 1"),
+    ):
+        give_traffic(installation, load_spec(path), "1")
