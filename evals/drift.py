@@ -29,11 +29,13 @@ TEXTS = ("question", "answer")
 
 
 def look(watch: Watch, traffic: Traffic) -> Verdict:
-    """Look at the traffic, and store the verdict.
+    """Look at the traffic, and store the verdict. The moment of the look is that of its begin: what
+    comes in meanwhile is for the next one.
 
     Raises: Conflict where a look at the same subject is under way.
     """
     with alone(watch.home / "run", traffic.subject):
+        watch = replace(watch, moment=watch.now())
         verdict = (_look if traffic.predictions is None else look_at_predictions)(watch, traffic)
         with watch.database.transaction() as session:
             add_verdict(session, verdict)

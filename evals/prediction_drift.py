@@ -2,8 +2,8 @@
 
 The window is every prediction of the champion since the last look, and the newest blocks of time
 (`predictions.blocks`) at least. Outcomes come late: they are judged on predictions that are older
-than `predictions.label_after`, those whose outcome was heard of since the last look and the newest
-such blocks at least; predictions without an outcome are left out there.
+than `predictions.label_after`, those that became so old or whose outcome was heard of since the
+last look, and the newest such blocks at least; predictions without an outcome are left out there.
 """
 
 from dataclasses import replace
@@ -74,22 +74,24 @@ def _window(
     else:
         frame = labelled(frame, watch.database, metric)
     frame = prepared(frame, plan.block)
-    settled = frame["ts"] <= micros(watch.now()) - int(plan.label_after * 1_000_000)
+    settles = frame["ts"] + int(plan.label_after * 1_000_000)
+    settled = settles <= micros(watch.now())
     known = settled & frame[LABEL].notna()
-    heard_of = known & (frame[LABELLED_AT] > looked_at(watch, traffic.subject))
+    heard = frame[LABELLED_AT].clip(lower=settles)  # one that came early counts once it may
+    heard_of = known & (heard > looked_at(watch, traffic.subject))
     if not ((frame["ts"] > max(compared, judged)) | heard_of).any():
         return frame.iloc[:0], {}
     since = compared if reference else judged
     recent = (frame["ts"] > since) | _in_last(frame[BLOCK], frame[BLOCK], plan.blocks)
-    heard = heard_of | (known & _in_last(frame[BLOCK], frame[BLOCK][known], plan.blocks))
+    judges = heard_of | (known & _in_last(frame[BLOCK], frame[BLOCK][known], plan.blocks))
     outcomes = _outcomes(metric, frame[settled & frame[PROBABILITY].notna()])
     frame = frame.assign(
         **{
             RECENT: recent,
-            **{name: frame[name].where(heard) for name in (LABEL, ERROR, OUTCOME)},
+            **{name: frame[name].where(judges) for name in (LABEL, ERROR, OUTCOME)},
         }
     )
-    return frame[recent | heard].reset_index(drop=True), outcomes
+    return frame[recent | judges].reset_index(drop=True), outcomes
 
 
 def _in_last(blocks: Frame, among: Frame, most: int) -> Frame:

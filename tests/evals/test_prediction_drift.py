@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from evals.drift import look
 from evals.drift_plan import DriftPlan
 from evals.drift_verdict import DAMAGED, NONE
 from evals.prediction_plan import Predictions
@@ -17,6 +19,7 @@ from evals.records import Decision, Verdict
 from evals.reference import FOLDER, find
 from evals.spending import LEVEL
 from gateway.audit import AuditRow
+from gateway.database import now
 from tests.evals.prediction_log import ALIAS, VERSION, Made, PredictionHome
 
 KEY = f"model:{ALIAS}"
@@ -120,6 +123,31 @@ def test_outcomes_that_come_later_are_judged_when_they_come(tmp_path):
         verdict = home.look()
     assert failed(verdict) >= CONCEPT
     assert verdict.evidence["outcomes"]["median_delay_seconds"] > 86_400
+
+
+def test_outcomes_that_came_early_are_judged_once_their_predictions_are_old_enough(tmp_path):
+    plan = DriftPlan(least_rows=200, hours=24 * 30)
+    with home_in(tmp_path, plan=plan, predictions=Predictions(blocks=1)) as home:
+        home.evaluate()
+        home.moment += timedelta(hours=6)  # looks are in the middle of a block
+        judged = []
+        for _ in range(4):  # predictions of a day, known after 8 hours, old enough after 24
+            home.add(1)
+            metrics = {one.name: one for one in home.look().metrics}
+            judged.append(metrics["sla_brier"].n if "sla_brier" in metrics else 0)
+    assert judged[2:] == [100, 100]
+
+
+def test_a_look_is_at_the_moment_of_its_begin(home):
+    """What is heard of while it goes on is new to the next one."""
+    asked = []
+
+    def champion(_alias: str) -> str:
+        asked.append(now())
+        return VERSION
+
+    verdict = look(replace(home.watch, moment=None, champion=champion), home.traffic)
+    assert verdict.created_at <= asked[0]
 
 
 def test_of_corrected_outcomes_the_last_word_counts_and_of_another_tenant_none(home):
