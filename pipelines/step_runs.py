@@ -2,9 +2,10 @@
 that it took: parameters, metrics, and the versions of data, code and pipeline.
 
 A training's own run is that of the step `train`. What cannot be told because MLflow is away is kept
-in a file of the model's workspace and told with the next step.
+in a file of the model's workspace and told with the next step, in the same run if one was begun.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,14 +21,22 @@ from gateway.settings import Settings
 from gateway.whole_file import write_whole
 from pipelines.code_version import git_sha, pipeline_version
 from pipelines.installation import Installation
-from pipelines.mlflow_api import MLflowAPI, MLflowAway, MLflowRefused, experiment_id, pairs
+from pipelines.mlflow_api import (
+    MLflowAPI,
+    MLflowAway,
+    MLflowRefused,
+    experiment_id,
+    pairs,
+    quoted,
+)
 from pipelines.spec import Spec
 
 PASS, PARENT = "LLMOPS_PASS", "LLMOPS_PASS_MLFLOW_RUN"
 PARENT_TAG = "mlflow.parentRunId"
-UNTOLD = "untold"
+UNTOLD, STEP = "untold", "llmops.step_id"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 LONGEST_PARAM = 6000  # characters; MLflow refuses longer ones
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +90,31 @@ def stage_settings(settings: Settings, run_id: str, parent: str | None) -> Setti
 def tell_step(
     installation: Installation, spec: Spec, stage: str, noted: Noted, began: float
 ) -> None:
-    """Tell MLflow of a step, and of those before that it has not heard of."""
+    """Tell MLflow of a step, and of those before that it has not heard of.
+
+    Raises: RuntimeError: MLflow does not take it. Of one before that is only logged.
+    """
     tags = {**step_tags(installation.settings, spec, stage), **noted.tags}
     ended = time()
     metrics = {**noted.metrics, "seconds": round(ended - began, 3)}
     step = Step(spec.name, stage, noted.params, metrics, tags, noted.run_id, began, ended)
     folder = installation.lifecycle_dir / spec.name / UNTOLD
-    write_whole(folder / f"{uuid_utils.uuid7()}.json", orjson.dumps(asdict(step)))
+    taken = folder / f"{uuid_utils.uuid7()}.json"
+    write_whole(taken, orjson.dumps(asdict(step)))
     api = MLflowAPI(installation.tracking_uri())
     for path in sorted(folder.glob("*.json")):
         try:
-            _tell(api, Step(**orjson.loads(path.read_bytes())))
+            _tell(api, path.stem, Step(**orjson.loads(path.read_bytes())))
         except MLflowAway:
             return  # told with the next step
         except MLflowRefused as error:
             kept = path.rename(path.with_suffix(".refused"))
-            raise RuntimeError(f"MLflow does not take a step, see {kept}: {error}") from error
-        path.unlink()
+            said = f"MLflow does not take a step, see {kept}: {error}"
+            if path == taken:
+                raise RuntimeError(said) from error
+            _log.warning("%s", said)
+        else:
+            path.unlink()
 
 
 @dataclass(slots=True)
@@ -158,9 +175,9 @@ def _finish(api: MLflowAPI, under_way: PassRun, status: str) -> None:
         _end(api, under_way.run_id, status, time())
 
 
-def _tell(api: MLflowAPI, step: Step) -> None:
+def _tell(api: MLflowAPI, identifier: str, step: Step) -> None:
     own = step.run_id is not None
-    run = step.run_id or _create(api, step.name, f"{step.stage}-{step.name}", step.tags, step.began)
+    run = step.run_id or _run(api, identifier, step)
     body = {
         "run_id": run,
         "params": [] if own else pairs(_short(step.params)),
@@ -170,6 +187,20 @@ def _tell(api: MLflowAPI, step: Step) -> None:
     api.post("runs/log-batch", body)
     if not own:
         _end(api, run, FINISHED, step.ended)
+
+
+def _run(api: MLflowAPI, identifier: str, step: Step) -> str:
+    """The run that was begun for a step when it was told before, or a new one."""
+    body = {
+        "experiment_ids": [experiment_id(api, step.name)],
+        "filter": f"tags.`{STEP}` = {quoted(identifier)}",
+        "max_results": 1,
+    }
+    found = api.post("runs/search", body).get("runs", [])
+    if found:
+        return str(found[0]["info"]["run_id"])
+    tags = {**step.tags, STEP: identifier}
+    return _create(api, step.name, f"{step.stage}-{step.name}", tags, step.began)
 
 
 def _create(

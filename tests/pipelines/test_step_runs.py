@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.code_version import pipeline_version
-from pipelines.mlflow_api import MLflowAPI
+from pipelines.mlflow_api import MLflowAPI, MLflowAway
 from pipelines.stages import STAGES
 from pipelines.step_runs import Noted, tell_step
 from tests.pipelines.test_passes import runs
@@ -67,3 +67,41 @@ def test_steps_that_mlflow_did_not_hear_of_are_told_with_the_next(copied):
             "features",
         }
         assert not list((installation.lifecycle_dir / NAME / "untold").iterdir())
+
+
+def test_a_run_that_was_begun_before_mlflow_went_away_is_gone_on_with(copied, monkeypatch):
+    post = MLflowAPI.post
+
+    def lost(api: MLflowAPI, what: str, body: Any) -> Any:
+        if what == "runs/log-batch":
+            raise MLflowAway("no answer")
+        return post(api, what, body)
+
+    with copied.open() as installation:
+        spec, noted = copied.spec(), Noted({"a": "x"}, {"b": 1.0}, {"run_id": "begun-once"})
+        with monkeypatch.context() as away:
+            away.setattr(MLflowAPI, "post", lost)
+            tell_step(installation, spec, "preprocess", noted, time.time())
+        tell_step(installation, spec, "features", noted, time.time())
+    found = logged(MLflowAPI(copied.door.url), "begun-once")
+    assert sorted(tags(run)["stage"] for run in found) == ["features", "preprocess"]
+    assert {run["info"]["status"] for run in found} == {"FINISHED"}
+
+
+def test_a_step_of_before_that_mlflow_refuses_is_put_aside(copied, caplog):
+    with copied.open() as installation:
+        spec, folder = copied.spec(), installation.lifecycle_dir / NAME / "untold"
+        refused = Noted({}, {"b": 1.0}, {"run_id": "put-aside"}, run_id="0" * 32)  # no such run
+        copied.shut()
+        tell_step(installation, spec, "train", refused, time.time())
+        copied.reopen()
+        noted = Noted({}, {"b": 1.0}, {"run_id": "put-aside"})
+        tell_step(installation, spec, "evaluate", noted, time.time())
+        assert [tags(run)["stage"] for run in logged(MLflowAPI(copied.door.url), "put-aside")] == [
+            "evaluate"
+        ]
+        (kept,) = folder.iterdir()
+        assert kept.suffix == ".refused" and str(kept) in caplog.text
+        with pytest.raises(RuntimeError, match="MLflow does not take a step"):
+            tell_step(installation, spec, "train", refused, time.time())
+        assert {path.suffix for path in folder.iterdir()} == {".refused"}
