@@ -52,9 +52,9 @@ class DvcStore:
             dvc.run("push", f"{target}.dvc")
             told = summary(manifest) | {"run": run, "pushed": self.remote.url}
             text = yaml.safe_dump(_read(pin) | {TOLD: told}, sort_keys=False)
-            write_whole(pin, text)
             if self._pins is not None:
                 write_whole(self._pins / f"{target}.dvc", text)
+            write_whole(pin, text)  # last: it says that all of it was done
 
     def accept(self, snapshot_id: str, run: str) -> None:
         """DVC has no branches: what is kept is kept, whatever the gate says."""

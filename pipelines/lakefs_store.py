@@ -62,7 +62,8 @@ class LakeFSStore:
             told = {key: str(value) for key, value in summary(manifest).items()}
             message = f"Snapshot {manifest.dataset_id} of {manifest.name}"
             commit = branch.commit(message, told, allow_empty=True)  # its files may lie there
-            self.repository.tag(TAG + manifest.dataset_id).create(commit)
+            # Another machine that freezes the same may have been faster with the tag.
+            self.repository.tag(TAG + manifest.dataset_id).create(commit, exist_ok=True)
 
     def accept(self, snapshot_id: str, run: str) -> None:
         """Merge the run's branch, if that was not done before. Raises LakeFSFailed.

@@ -133,6 +133,15 @@ def verify(folder: Path, manifest: Manifest) -> None:
             )
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a data set is there as its manifest says."""
+    try:
+        verify(folder, read_manifest(folder))
+    except DatasetChanged:
+        return False
+    return True
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:

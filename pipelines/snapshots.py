@@ -5,9 +5,11 @@ manifest as a data set has it. Invariants: it is there whole or not at all; it n
 same content is the same snapshot.
 """
 
+import fcntl
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,15 @@ from typing import Any
 from gateway.configuration import ConfigurationError
 from pipelines import flights
 from pipelines.installation import Installation
-from pipelines.manifest import MANIFEST, DatasetChanged, Manifest, read_manifest, seal, verify
+from pipelines.manifest import (
+    MANIFEST,
+    DatasetChanged,
+    Manifest,
+    is_whole,
+    read_manifest,
+    seal,
+    verify,
+)
 from pipelines.snapshot_store import SnapshotMissing, store_of
 
 SHORTEST = 6  # characters of an id that are enough to name it
@@ -125,9 +135,10 @@ def freeze(
         }
         manifest = seal(fresh, name, rows, about)
         folder = root / manifest.dataset_id
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            fresh.rename(folder)
+        with _placing(root):
+            if not is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     snapshot = Snapshot(folder, read_manifest(folder))
@@ -157,9 +168,10 @@ def checkout(installation: Installation, snapshot_id: str) -> Snapshot:
         raise SnapshotMissing(f"no single snapshot {snapshot_id!r} (there are: {known})")
     name, whole_id = found[0]["source"], found[0]["id"]
     folder = _root(installation) / name / whole_id
-    if not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        store_of(installation).fetch(name, whole_id, folder)
+    with _placing(folder.parent):
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            store_of(installation).fetch(name, whole_id, folder)
     try:
         manifest = read_manifest(folder)
         verify(folder, manifest)
@@ -172,12 +184,13 @@ def _root(installation: Installation) -> Path:
     return installation.settings.home / "data"
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        verify(folder, read_manifest(folder))
-    except DatasetChanged:
-        return False
-    return True
+@contextmanager
+def _placing(root: Path) -> Iterator[None]:
+    """Be the one who puts a snapshot of a source into its place; others wait."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with (root.parent / f".{root.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _columns(path: Path) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """Snapshots: frozen once, kept by DVC or lakeFS, fetched again, compared."""
 
+import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +88,37 @@ def test_a_snapshot_is_frozen_once_and_can_be_fetched_again(home: Open) -> None:
     for wrong in ("ffffff", first.id[:3]):
         with pytest.raises(SnapshotMissing, match=f"no single snapshot '{wrong}'.*{first.id[:12]}"):
             checkout(installation, wrong)
+
+
+def test_two_that_freeze_the_same_wait_for_each_other(home: Open) -> None:
+    installation = home()
+    data = installation.settings.home / "data"
+    data.mkdir()
+    with ThreadPoolExecutor(2) as pool, (data / ".flights.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        under_way = [pool.submit(freeze, installation, "flights", SINCE, UNTIL) for _ in range(2)]
+        until = time.monotonic() + 60
+        while len(list(data.glob("flights/.*.new/manifest.json"))) < 2:
+            assert time.monotonic() < until and not any(one.done() for one in under_way)
+            time.sleep(0.02)
+        time.sleep(0.2)
+        assert not list(data.glob("flights/[0-9a-f]*"))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        first, second = (one.result() for one in under_way)
+    assert first == second
+    assert {path.name for path in (data / "flights").iterdir() if path.is_dir()} == {first.id}
+
+
+def test_the_remotes_copy_of_what_leads_to_a_snapshot_is_made_first(home: Open) -> None:
+    installation = home()
+    pins = installation.settings.home / "dvc" / "pins"
+    pins.parent.mkdir()
+    pins.write_text("in the way, as if it were killed there")
+    with pytest.raises(OSError, match="pins"):
+        freeze(installation, "flights", SINCE, UNTIL)
+    pins.unlink()
+    made = freeze(installation, "flights", SINCE, UNTIL)
+    assert (pins / "data" / "flights" / f"{made.id}.dvc").exists()
 
 
 def test_what_cannot_be_frozen_leaves_nothing(home: Open) -> None:
@@ -177,6 +211,25 @@ def test_lakefs_has_a_branch_for_each_run_and_merges_what_the_gate_passed(home: 
             store.accept("f" * 32, "10")
     with pytest.raises(LakeFSFailed, match="could not be listed"):
         listed(installation)
+
+
+def test_another_machine_that_is_faster_with_the_tag_is_no_trouble(
+    home: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lakefs(home) as (server, installation):
+        made = freeze(installation, "flights", SINCE, UNTIL, run="1")
+        tags, commit = server.kept.tags, server.kept.commit
+        theirs = tags.pop(f"snapshot-{made.id}")
+
+        def commit_after(*given: Any) -> tuple[int, Any]:
+            tags[f"snapshot-{made.id}"] = theirs
+            return commit(*given)
+
+        monkeypatch.setattr(server.kept, "commit", commit_after)
+        assert freeze(installation, "flights", SINCE, UNTIL, run="2") == made
+        assert tags == {f"snapshot-{made.id}": theirs}
+        store_of(installation).accept(made.id, "2")
+        assert {name.split("/")[1] for name in server.kept.files("main")} == {made.id}
 
 
 def test_lakefs_keys_come_from_the_environment(home: Open) -> None:
