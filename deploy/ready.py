@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import socket
 import sys
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -41,6 +42,8 @@ def print_ready(
     ]
     if model == NO_MODEL:
         lines.insert(1, "The upstream does not list its models: is its URL right, with its /v1?")
+    elif not listens(url := upstream_of(configuration, model)):
+        lines.insert(1, f"Nothing listens at {url}: chats get 503 until something does.")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -73,6 +76,23 @@ def chat_model(configuration: Configuration, gateway: str, key: str) -> str:
         and configuration.upstreams[model.upstream].kind != "kserve"
     ]
     return named[0] if named else first_served(gateway, key) or NO_MODEL
+
+
+def upstream_of(configuration: Configuration, model: str) -> str:
+    """Address of what answers a model."""
+    named = configuration.models.get(model) or configuration.models[WILDCARD]
+    return configuration.upstreams[named.upstream].url
+
+
+def listens(url: str) -> bool:
+    """Whether something takes connections at an address."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), ASK_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def first_served(gateway: str, key: str) -> str | None:
