@@ -12,6 +12,7 @@ rate where there is none. The version is made whatever the gate says, and gets t
 says yes.
 """
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from pipelines.champion import BASE, champion_of, find_version
 from pipelines.code_version import git_sha
 from pipelines.installation import Installation, open_installation
 from pipelines.lifecycle import make_version
-from pipelines.manifest import Manifest, seal
+from pipelines.manifest import Manifest, is_whole, seal
 from pipelines.registry import ARTIFACT
 from pipelines.tables import ModelVersionRow, TrainingRow
 from pipelines.tabular_package import (
@@ -86,12 +87,19 @@ class Later:
 
     @classmethod
     def of(cls, rows: "pd.DataFrame", labels: Sequence[Any], days: Sequence[Any]) -> "Later":
-        """Raises BadData: lengths differ, or there is nothing to tell apart."""
+        """Raises BadData: lengths differ, there is nothing to tell apart, or a feature has a name
+        that the data set needs itself."""
         found = np.asarray(labels).astype(float)
         if not len(rows) == len(found) == len(days):
             raise BadData(f"{len(rows)} rows, {len(found)} labels, {len(days)} days: one of each")
         if set(np.unique(found)) != {0.0, 1.0}:
             raise BadData("labels: 0 and 1 are wanted, and both of them")
+        taken = [name for name in (LABEL, DAY) if name in rows]
+        if taken:
+            raise BadData(
+                f"the rows have a column {taken[0]!r}, which is what the data set calls the "
+                f"{taken[0]} of a row; give the feature another name"
+            )
         return cls(rows, found, np.asarray(days, dtype="datetime64[D]"))
 
 
@@ -121,7 +129,9 @@ def adopt(
             if before is not None and before[1] is not None:
                 return Adopted(name, before[0], training.served_name, before[1])
             verdict = _judged(installation, name, candidate, later, training, gate)
-            Tracking(uri).verdict(training.training_id, verdict)
+            Tracking(uri).verdict(training.training_id, verdict)  # first: it may be away
+            with installation.database.transaction() as session:
+                add_verdict(session, verdict)
             served = (training.served_name, training.digest)
             version = make_version(
                 installation, training, served, Path(training.path), verdict.verdict_id
@@ -138,12 +148,14 @@ def _saved(
     fresh = home / f".{name}.adopted"
     shutil.rmtree(fresh, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
-    example, about = rows.head(EXAMPLE_ROWS).astype(float), {**FOREIGN, "name": name}
-    if hasattr(model, "get_booster"):
-        save_booster(model.get_booster(), fresh, example, about)
-    else:
-        save_estimator(model, fresh, example, about)
+    about = {**FOREIGN, "name": name}
     try:
+        with _fitting():
+            example = rows.head(EXAMPLE_ROWS).astype(float)
+            if hasattr(model, "get_booster"):
+                save_booster(model.get_booster(), fresh, example, about)
+            else:
+                save_estimator(model, fresh, example, about)
         digest = model_digest(fresh, list(rows.columns))
         kept = home / served_name(name, digest)
         if not kept.exists():
@@ -153,13 +165,30 @@ def _saved(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """What a model says of rows that are not for it, as BadData."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise BadData(f"the rows do not fit: {error}") from error
+
+
 def _freeze(installation: Installation, name: str, later: Later) -> Manifest:
-    """The rows that it is judged on, as a data set."""
-    folder = installation.lifecycle_dir / name / "adopted"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = later.table.assign(**{LABEL: later.labels, DAY: later.days})
-    table.to_parquet(folder / TEST, index=False)
-    manifest = seal(folder, name, {TEST: len(table)}, FOREIGN)
+    """The rows that it is judged on, as a data set of their own folder; it appears whole, once."""
+    root = installation.lifecycle_dir / name / "adopted"
+    fresh = root / f".{secrets.token_hex(8)}.new"
+    fresh.mkdir(parents=True)
+    try:
+        table = later.table.assign(**{LABEL: later.labels, DAY: later.days})
+        table.to_parquet(fresh / TEST, index=False)
+        manifest = seal(fresh, name, {TEST: len(table)}, FOREIGN)
+        folder = root / manifest.dataset_id
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     with installation.database.transaction() as session:
         datasets.record(session, manifest, folder)
     return manifest
@@ -227,18 +256,17 @@ def _judged(
         row = find_version(session, champion.name_or(name), champion.version)
     rows = Rows.of(later.labels, later.days)
     resamples = Resamples.of(rows, seed=SEED)
-    try:
+    champion_model = None if row is None else load_model(Path(row.path))
+    with _fitting():
         before = np.full(len(later.labels), later.labels.mean())
-        if row is not None:
-            before = load_model(Path(row.path)).probabilities(later.table)
+        if champion_model is not None:
+            before = champion_model.probabilities(later.table)
         after = candidate.probabilities(later.table)
-    except ValueError as error:
-        raise BadData(f"the rows do not fit: {error}") from error
     measured = {
         metric: resamples.measured(metric, function(rows, before), function(rows, after))
         for metric, function in METRICS.items()
     }
-    verdict = judge(
+    return judge(
         candidate.name,
         BASE if row is None else row.served_name,
         measured,
@@ -249,6 +277,3 @@ def _judged(
             **FOREIGN,
         },
     )
-    with installation.database.transaction() as session:
-        add_verdict(session, verdict)
-    return verdict
