@@ -29,7 +29,7 @@ from evals.records import Verdict
 from evals.verdicts import add_verdict, find_verdict
 from gateway.database import now
 from gateway.settings import load_settings
-from gateway.tabular_model import TabularModel, load_model
+from gateway.tabular_model import ModelUnusable, TabularModel, load_model
 from pipelines import datasets
 from pipelines.champion import BASE, champion_of, find_version
 from pipelines.code_version import git_sha
@@ -148,14 +148,8 @@ def _saved(
     fresh = home / f".{name}.adopted"
     shutil.rmtree(fresh, ignore_errors=True)
     home.mkdir(parents=True, exist_ok=True)
-    about = {**FOREIGN, "name": name}
     try:
-        with _fitting():
-            example = rows.head(EXAMPLE_ROWS).astype(float)
-            if hasattr(model, "get_booster"):
-                save_booster(model.get_booster(), fresh, example, about)
-            else:
-                save_estimator(model, fresh, example, about)
+        _save(model, fresh, rows, {**FOREIGN, "name": name})
         digest = model_digest(fresh, list(rows.columns))
         kept = home / served_name(name, digest)
         if not kept.exists():
@@ -163,6 +157,20 @@ def _saved(
         yield kept, digest
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save(model: Any, folder: Path, rows: "pd.DataFrame", about: Mapping[str, Any]) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _fitting():
+            example = rows.head(EXAMPLE_ROWS).astype(float)
+            if hasattr(model, "get_booster"):
+                save_booster(model.get_booster(), folder, example, about)
+            else:
+                save_estimator(model, folder, example, about)
+    except MlflowException as error:
+        raise ModelUnusable(f"a {type(model).__name__} is not kept: {error.message}") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from deploy.migrations import upgrade
 from evals.verdicts import VerdictRow
 from gateway.database import open_database
+from gateway.tabular_model import ModelUnusable
 from pipelines.adopt import adopt
 from pipelines.manifest import read_manifest, verify
 from pipelines.tables import DatasetRow, ModelVersionRow, TrainingRow
@@ -42,6 +43,10 @@ print(adopt(model, "foreign-delay", rows[2000:], labels[2000:], days[2000:]))
 """
 FEWER = LINES.replace("2000:", "2100:")
 SPOILT = "model = LogisticRegression().fit(rows[:2000], draw.permutation(labels[:2000]))"
+
+
+class OwnRegression(LogisticRegression):  # type: ignore[misc]  # scikit-learn is not typed
+    """Its code is this file's."""
 
 
 def home_in(folder: Path, mlflow: str) -> Path:
@@ -118,6 +123,16 @@ def test_rows_that_do_not_fit_are_refused(
         adopt(model, "foreign-delay", change(rows), labels, days)
     assert not list((tmp_path / "home").glob("tabular/*"))
     assert not list((tmp_path / "home").glob("tabular/.*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_with_code_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(home_in(tmp_path, "http://127.0.0.1:9")))
+    _, rows, labels, days = foreign()
+    with pytest.raises(ModelUnusable, match=r"a OwnRegression is not kept: .*untrusted types"):
+        adopt(OwnRegression().fit(rows, labels), "foreign-delay", rows, labels, days)
 
 
 @pytest.mark.filterwarnings("ignore")
