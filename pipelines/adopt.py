@@ -87,9 +87,13 @@ class Later:
 
     @classmethod
     def of(cls, rows: "pd.DataFrame", labels: Sequence[Any], days: Sequence[Any]) -> "Later":
-        """Raises BadData: lengths differ, there is nothing to tell apart, or a feature has a name
-        that the data set needs itself."""
-        found = np.asarray(labels).astype(float)
+        """Raises BadData: lengths differ, labels or days are something else, there is nothing to
+        tell apart, or a feature has a name that the data set needs itself."""
+        try:
+            found = np.asarray(labels).astype(float)
+            on = np.asarray(days, dtype="datetime64[D]")
+        except (TypeError, ValueError) as error:
+            raise BadData(f"labels are 0 or 1, days are dates: {error}") from error
         if not len(rows) == len(found) == len(days):
             raise BadData(f"{len(rows)} rows, {len(found)} labels, {len(days)} days: one of each")
         if set(np.unique(found)) != {0.0, 1.0}:
@@ -100,7 +104,7 @@ class Later:
                 f"the rows have a column {taken[0]!r}, which is what the data set calls the "
                 f"{taken[0]} of a row; give the feature another name"
             )
-        return cls(rows, found, np.asarray(days, dtype="datetime64[D]"))
+        return cls(rows, found, on)
 
 
 def adopt(

@@ -159,9 +159,10 @@ def _begin(api: MLflowAPI, settings: Settings, spec: Spec, run_id: str) -> str |
     params = {"dataset": spec.dataset, "training": spec.training, "evaluation": spec.evaluation}
     try:
         made = _create(api, spec.name, f"pass-{run_id[-12:]}", tags, time())
-        api.post("runs/log-batch", {"run_id": made, "params": pairs(_short(params))})
     except (MLflowAway, MLflowRefused):
         return None
+    with suppress(MLflowAway, MLflowRefused):  # it has been begun, so it is ended as well
+        api.post("runs/log-batch", {"run_id": made, "params": pairs(_short(params))})
     return made
 
 

@@ -17,7 +17,7 @@ from deploy.migrations import upgrade
 from evals.verdicts import VerdictRow
 from gateway.database import open_database
 from gateway.tabular_model import ModelUnusable
-from pipelines.adopt import adopt
+from pipelines.adopt import Later, adopt
 from pipelines.manifest import read_manifest, verify
 from pipelines.tables import DatasetRow, ModelVersionRow, TrainingRow
 from pipelines.tabular_rows import BadData
@@ -123,6 +123,13 @@ def test_rows_that_do_not_fit_are_refused(
         adopt(model, "foreign-delay", change(rows), labels, days)
     assert not list((tmp_path / "home").glob("tabular/*"))
     assert not list((tmp_path / "home").glob("tabular/.*"))
+
+
+def test_labels_and_days_that_are_none_are_refused() -> None:
+    _, rows, labels, days = foreign(60)
+    for wrong in ((["late"] * 60, days), (labels, ["soon"] * 60)):
+        with pytest.raises(BadData, match="labels are 0 or 1, days are dates"):
+            Later.of(rows, *wrong)
 
 
 @pytest.mark.filterwarnings("ignore")
