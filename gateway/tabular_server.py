@@ -84,7 +84,13 @@ class TabularServer(ModelServer):  # type: ignore[misc]  # kserve's classes are 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
     message = error.message if isinstance(error, BadRequest) else str(error)
     status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
-    return JSONResponse({"error": message}, status)
+    # The error is a text, as the protocol has it; what is beside it, the gateway reads.
+    told: dict[str, str | None] = {"error": message}
+    if isinstance(error, SchemaMismatch):
+        told |= {"param": error.column, "code": BadRequest.code}
+    elif isinstance(error, BadRequest):
+        told |= {"param": error.param, "code": error.code}
+    return JSONResponse(told, status)
 
 
 def _one_thread_each() -> None:

@@ -94,4 +94,7 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
     if not isinstance(parsed, dict):
         return {}
     error = parsed.get("error", parsed)
-    return error if isinstance(error, dict) else {"message": error}
+    if isinstance(error, dict):
+        return error
+    # A text, as the Open Inference Protocol has it; ours says the rest beside it.
+    return {"message": error, "param": parsed.get("param"), "code": parsed.get("code")}

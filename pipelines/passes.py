@@ -30,6 +30,7 @@ from pipelines.spec import Spec
 from pipelines.stages import EXPERIMENT_FILE
 from pipelines.step_runs import PassRun, pass_run, stage_settings
 from pipelines.tables import RunRow
+from pipelines.tracking import figures
 from pipelines.workspace import FOLDERS, Workspace, WorkspaceError, workspace_of
 
 STAGES = tuple(FOLDERS)
@@ -113,6 +114,7 @@ def run_pass(
             else:
                 made.go(stage)
         verdict = _verdict(installation, workspace.folder)
+        told.figures.update(figures(verdict))
         if verdict.decision is Decision.PROMOTE:
             for stage in ("register", *(["experiment"] if experiment else [])):
                 made.go(stage)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uuid_utils
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from gateway.database import Conflict, Database, now
 from pipelines.tables import RunRow
@@ -89,6 +89,21 @@ def is_under_way(lock_dir: Path, name: str) -> bool:
 def latest(database: Database, name: str, limit: int = 10) -> list[RunRow]:
     """The newest runs of `name`, newest first."""
     query = select(RunRow).where(RunRow.name == name).order_by(RunRow.run_id.desc()).limit(limit)
+    with database.session() as session:
+        return list(session.scalars(query))
+
+
+def last_of_alias(database: Database, alias: str) -> RunRow | None:
+    """The newest run whose model stands behind `alias`; None: there was none."""
+    query = select(RunRow).order_by(RunRow.run_id.desc())
+    with database.session() as session:
+        return next((row for row in session.scalars(query) if row.spec["alias"] == alias), None)
+
+
+def newest(database: Database) -> list[RunRow]:
+    """The newest run of every model, by name."""
+    last = select(func.max(RunRow.run_id)).group_by(RunRow.name)
+    query = select(RunRow).where(RunRow.run_id.in_(last)).order_by(RunRow.name)
     with database.session() as session:
         return list(session.scalars(query))
 

@@ -124,11 +124,13 @@ class PassRun:
     Attributes:
         ids: what the pass made, for tags.
         seconds: of each stage.
+        figures: of its verdict, so that passes can be compared.
     """
 
     run_id: str | None
     ids: dict[str, str | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -169,7 +171,8 @@ def _begin(api: MLflowAPI, settings: Settings, spec: Spec, run_id: str) -> str |
 def _finish(api: MLflowAPI, under_way: PassRun, status: str) -> None:
     if under_way.run_id is None:
         return
-    metrics = {f"seconds/{stage}": value for stage, value in under_way.seconds.items()}
+    seconds = {f"seconds/{stage}": value for stage, value in under_way.seconds.items()}
+    metrics = {**seconds, **under_way.figures}
     body = {"metrics": _metrics(metrics, time()), "tags": pairs(under_way.ids)}
     with suppress(MLflowAway, MLflowRefused):
         api.post("runs/log-batch", {"run_id": under_way.run_id, **body})

@@ -9,6 +9,7 @@ from rich.table import Table
 from deploy.commands.lifecycle import installation_of, looked_up
 from deploy.commands.listing import print_table
 from deploy.commands.state import open_state
+from gateway.configuration import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelines.snapshot_difference import ColumnDifference, TableDifference
@@ -54,7 +55,7 @@ def list_() -> None:
     if not found:
         typer.echo("there is no snapshot yet; make one: llmops data snapshot")
         return
-    table = Table("snapshot", "source", "since", "until", "rows", "made", "here")
+    table = Table("snapshot", "source", "since", "until", "rows, all tables", "made", "here")
     for one in found:
         since, until = (str(one[name])[:16] for name in ("since", "until"))
         here = "yes" if one["here"] else "no"
@@ -113,6 +114,12 @@ def materialise(
         installation = installation_of(state)
         found = fetched(installation, snapshot_id)
         moment = _utc(until) or datetime.fromisoformat(found.manifest.about["until"])
+        begins = datetime.fromisoformat(found.manifest.about["since"])
+        if moment <= begins:
+            raise ConfigurationError(
+                f"--until: {moment:%Y-%m-%d %H:%M} is before the snapshot, which is from "
+                f"{begins:%Y-%m-%d %H:%M} on"
+            )
         redis_url = installation.configuration.model_server.redis_url
         with open_features(found.folder, redis_url) as store:
             views = put(store, moment)

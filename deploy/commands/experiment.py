@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pipelines.experiment import Trial
     from pipelines.installation import Installation
     from pipelines.plan import Plan
+    from pipelines.spec import Spec
     from pipelines.tables import ExperimentRow
 
-SPEC = Path("extractor")
 PASSED = {True: "holds", False: "broken", None: "not known yet"}
 
 app = typer.Typer(no_args_is_help=True)
@@ -43,7 +43,10 @@ def start(
     plan: Annotated[
         Path | None, typer.Option(help="file with a plan, in place of the packaged or spec's one")
     ] = None,
-    spec: Annotated[Path | None, typer.Option(help="spec of the model, with the plan")] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="spec of the model, with the plan; that of its last pass by default"),
+    ] = None,
     unjudged: Annotated[
         str | None, typer.Option(help="why a version that no verdict lets through may be tried")
     ] = None,
@@ -150,19 +153,28 @@ def _planned(
         if spec is not None:
             raise ConfigurationError("--spec: a prompt has none; see --plan")
         return alias, load_plan(plan or PLANS / "prompt.yaml"), AUTOMATIC
-    given = load_spec(spec or SPEC)
+    given = _last_spec(installation, alias) if spec is None else load_spec(spec)
     if given.alias != alias:
-        hint = _hint(installation, alias)
         raise ConfigurationError(
-            f"alias: the spec {spec or SPEC} is of {given.alias}, not of {alias}; {hint}"
+            f"alias: the spec {spec} is of {given.alias}, not of {alias}; see --spec"
         )
     return given.name, given.experiment if plan is None else load_plan(plan), given.approval
 
 
-def _hint(installation: "Installation", alias: str) -> str:
+def _last_spec(installation: "Installation", alias: str) -> "Spec":
+    """The spec of the last pass whose model is behind the alias, else the packaged one."""
+    from pipelines.runs import last_of_alias
+    from pipelines.spec import SPECS, Spec, load_spec
+
+    last = last_of_alias(installation.database, alias)
+    if last is not None:
+        return Spec.model_validate(last.spec)
+    if (SPECS / f"{alias}.yaml").exists():
+        return load_spec(Path(alias))
     with installation.database.session() as session:
         prompt = versions_of(session, alias)
-    return f"a prompt's are on {PROMPT_SPLIT}{alias}" if prompt else "see --spec"
+    hint = f"a prompt's are on {PROMPT_SPLIT}{alias}" if prompt else "see --spec"
+    raise ConfigurationError(f"alias: no pass of {alias} was run here; {hint}")
 
 
 def _require_alias(installation: "Installation", alias: str) -> None:

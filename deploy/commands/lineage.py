@@ -18,6 +18,7 @@ from gateway.request_log import LogUnavailable
 from pipelines.approval_links import ApprovalLinks
 from pipelines.lineage_links import PipelineLinks
 from pipelines.prompt_links import PromptLinks
+from pipelines.snapshot_links import SnapshotLinks
 
 if TYPE_CHECKING:
     from deploy.demo.stage import Chain
@@ -238,9 +239,8 @@ def label(node: Node) -> Text:
 
 def _found(installation: "Installation", identifier: str) -> Lineage:
     reader, database = installation.reader, installation.database
-    links: list[Links] = [
-        part(database, reader) for part in (GatewayLinks, PipelineLinks, PromptLinks, ApprovalLinks)
-    ]
+    parts = GatewayLinks, PipelineLinks, PromptLinks, ApprovalLinks
+    links: list[Links] = [*(part(database, reader) for part in parts), SnapshotLinks(database)]
     try:
         return lineage(identifier, links)
     except LogUnavailable as error:

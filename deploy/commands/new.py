@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from gateway.configuration import ConfigurationError
+
 TEMPLATES = Path(__file__).parents[1] / "templates"
 TABULAR_CONFIGURATION = """\
 It is trained and asked under an alias, which the configuration has to have, with its label:
-  models: {{{name}: {{upstream: kserve}}}}
+  models: {{{name}: {{upstream: kserve, price: {{predictions: 0}}}}}}
   feedback: {{metrics: {{{label}: {{type: boolean, optimize: min}}}}}}"""
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
@@ -29,6 +31,15 @@ def tabular(
     out: Out = None,
 ) -> None:
     """Write the spec of a tabular model."""
+    from gateway.feature_schema import feature_schema
+    from gateway.feature_store import FeatureStoreError
+    from pipelines.snapshots import source_of
+
+    try:
+        source_of(source)
+        feature_schema(service)
+    except (ConfigurationError, FeatureStoreError) as error:
+        raise typer.BadParameter(str(error)) from error
     given = {"label": label, "service": service, "source": source}
     _write("tabular", name, out, given, "llmops train tabular")
     typer.echo(TABULAR_CONFIGURATION.format(name=name, label=label))

@@ -1,5 +1,6 @@
 """`llmops train`: one pass of the train pipeline, and what became of former ones."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,18 +58,23 @@ def tabular(
 
 
 @app.command()
-def status(name: Annotated[str, typer.Argument(help="the model's name")] = "extractor") -> None:
+def status(
+    name: Annotated[
+        str | None, typer.Argument(help="the model's name; the last run of each by default")
+    ] = None,
+) -> None:
     """The latest runs of a model: state, stage, what they made, why they ended."""
-    from pipelines.runs import latest
+    from pipelines.runs import latest, newest
 
     with open_state() as state:
-        rows = latest(state.database, name)
+        rows = newest(state.database) if name is None else latest(state.database, name)
     if not rows:
-        typer.echo(f"there was no run of {name} here")
+        typer.echo(f"there was no run of {name or 'any model'} here")
         return
-    table = Table("run", "state", "stage", "data set", "version", "started", "message")
+    table = Table("model", "run", "state", "stage", "data set", "version", "started", "message")
     for row in rows:
         table.add_row(
+            row.name,
             row.run_id,
             row.state,
             row.stage,
@@ -84,13 +90,15 @@ def print_verdict(verdict: Verdict) -> None:
     """A verdict as a table, and its reasons."""
     title = f"{verdict.subject} against {verdict.baseline}: {verdict.decision}"
     table = Table("metric", "baseline", "candidate", "difference", "interval", "n", "", title=title)
+    judged = {reason.partition(": ")[0] for reason in verdict.reasons}
     for metric in verdict.metrics:
         numbers = (metric.baseline, metric.candidate, metric.delta)
         shown = ["-" if value is None else f"{value:.3f}" for value in numbers]
         interval = (
             "-" if metric.ci_low is None else f"[{metric.ci_low:+.3f}, {metric.ci_high:+.3f}]"
         )
-        passed = {True: "passed", False: "failed", None: ""}[metric.passed]
+        undecided = "not shown" if metric.name in judged else ""
+        passed = {True: "passed", False: "failed", None: undecided}[metric.passed]
         table.add_row(metric.name, *shown, interval, str(metric.n), passed)
     print_table(table)
     for reason in verdict.reasons:
@@ -102,6 +110,7 @@ def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
     from pipelines.first_traffic import FirstTraffic
     from pipelines.passes import run_pass
     from pipelines.spec import load_spec
+    from pipelines.tables import DatasetRow
 
     console = Console()
     with open_state() as state, looked_up():
@@ -115,12 +124,14 @@ def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
                 if console.is_terminal:
                     status.update(f"{stage} {percent:3d} % {escape(what)}")
                 elif percent in (0, 100):
-                    typer.echo(f"{stage} {percent} % {what}".rstrip())
+                    with suppress(BrokenPipeError):  # whoever read along has gone; it goes on
+                        typer.echo(f"{stage} {percent} % {what}".rstrip())
 
             outcome = run_pass(installation, given, show, fresh=fresh, experiment=experiment)
         typer.echo(f"data set {outcome.dataset_id}, training {outcome.training_id}")
         print_verdict(outcome.verdict)
         if outcome.version is None:
+            typer.echo("not registered: the gate did not let it through, and nothing has moved")
             raise typer.Exit(100)
         served = f"served as {outcome.served_name}"
         typer.echo(f"registered: {given.name} version {outcome.version}, {served}")
@@ -129,6 +140,10 @@ def _train(kind: str, spec: Path, *, fresh: bool, experiment: bool) -> None:
         )
         with installation.database.session() as session:
             typer.echo(next_step(session, begun, given, spec))
+            learnt_from = session.get_one(DatasetRow, outcome.dataset_id)
+        snapshot_id = learnt_from.manifest.get("snapshot_id")
+        if snapshot_id is not None:
+            typer.echo(f"to serve its features as of then: llmops data materialise {snapshot_id}")
 
 
 def next_step(session: "Session", begun: "FirstTraffic", given: "Spec", spec: Path) -> str:

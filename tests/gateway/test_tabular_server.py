@@ -247,8 +247,13 @@ LACKING = {name: value for name, value in FLIGHT.items() if name != "carrier"}
 )
 async def test_a_column_that_does_not_fit_is_named_in_both_forms(client, stand, row, named):
     status, answer = await ask(client, PREDICT, {"instances": [row]})
-    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
-    assert named in answer["error"]["message"]
+    error = answer["error"]
+    assert (status, error["type"], error["code"]) == (
+        400,
+        "invalid_request_error",
+        "invalid_request",
+    )
+    assert named in error["message"] and f"'{error['param']}'" in error["message"]
     status, answer = await ask(client, INFER, {"inputs": inputs(**row)})
     assert status == 400
     assert named in answer["error"] or "distance" in answer["error"]  # a null is FP64

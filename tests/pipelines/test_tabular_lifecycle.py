@@ -12,13 +12,17 @@ from evals.verdicts import find_verdict, verdicts_on
 from gateway.configuration import ConfigurationError
 from gateway.errors import BadRequest
 from gateway.feature_schema import Column
+from gateway.lineage import Edge, Links, lineage
 from gateway.tabular_model import load_model
 from pipelines import lifecycle
 from pipelines.champion import champion_name
 from pipelines.datasets import record
 from pipelines.dvc_process import StageFailed
 from pipelines.flights import IDS
+from pipelines.lineage_links import PipelineLinks
 from pipelines.manifest import read_manifest, seal
+from pipelines.runs import last_of_alias, newest
+from pipelines.snapshot_links import SnapshotLinks
 from pipelines.spec import load_spec
 from pipelines.tables import DatasetRow
 from tests.pipelines.tabular_home import NAME, SPEC, tabular_home
@@ -68,6 +72,23 @@ def test_the_first_that_beats_the_base_rate_answers_at_once(home, first):
     assert model.metadata["entities"] == ["carrier", "route", "origin"]
     assert model.metadata["request_columns"] == ["scheduled_departure", "distance"]
     assert not {"dep_delay", "arr_delay", "late", "carrier"} & set(model.columns)
+
+
+def test_lineage_leads_to_the_snapshot_and_back(home, first):
+    with home.open() as installation:
+        database = installation.database
+        links: list[Links] = [PipelineLinks(database), SnapshotLinks(database)]
+        dataset = lineage(first.dataset_id, links)
+        (snapshot,) = [one for one in dataset.nodes.values() if one.kind == "snapshot"]
+        assert snapshot.details == {"source": "flights", "since": "2013-01-01",
+                                    "until": "2013-02-15"}  # fmt: skip
+        back = lineage(snapshot.id, links)
+        assert Edge(f"dataset:{first.dataset_id}", "frozen from", snapshot.name) in back.edges
+        assert f"training:{first.training_id}" in back.nodes
+        assert [row.name for row in newest(database)] == [NAME]
+        last = last_of_alias(database, NAME)
+        assert last is not None and last.run_id == first.run_id
+        assert last_of_alias(database, "other") is None
 
 
 def test_the_same_by_our_own_command_trains_nothing_and_is_held(home, first):
