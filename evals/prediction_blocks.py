@@ -6,11 +6,13 @@ add up - counts, sums, histograms - and every measure is a function of such sums
 
 Chance is what the measure becomes when the blocks are dealt out to the two sides anew (a
 permutation test; Pitman 1937). Where nothing has changed, one deal is as likely as another, so the
-chance is exact whatever the values are and however alike the rows of a block. Intervals come from
-drawing each side's blocks with replacement (cluster bootstrap).
+chance is exact whatever the values are and however alike the rows of a block. That wants blocks of
+one size: a side with more rows a day is steadier, and its days are told from the other's by that
+alone. So rows are left out, at random, until both sides' days have as many (`evened`). Intervals
+come from drawing each side's blocks, with all rows, with replacement (cluster bootstrap).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -61,13 +63,31 @@ def summed(blocks: Array, contents: Array) -> Array:
     return sums
 
 
+def evened(sides: Sequence[Array], seed: int) -> list[Array]:
+    """Which rows of each side (given as the block of each row) are compared: of no block more than
+    the smaller of the two sides' medians, drawn at random."""
+    random = np.random.default_rng(seed)
+    most = int(min(np.median(np.unique(side, return_counts=True)[1]) for side in sides))
+    return [_at_most(side, most, random) for side in sides]
+
+
 def can_tell(reference: int, window: int, level: float) -> bool:
     """Whether so many blocks can be dealt out in ways enough to find anything at `level`."""
     return level * min(comb(reference + window, window), MOST_DEALS) >= 1
 
 
-def compare(measure: Measure, reference: Array, window: Array, level: float, seed: int) -> Found:
-    """Compare two sides, each a row of sums for each of its blocks."""
+def compare(
+    measure: Measure,
+    reference: Array,
+    window: Array,
+    level: float,
+    seed: int,
+    whole: Sequence[Array] | None = None,
+) -> Found:
+    """Compare two sides, each a row of sums for each of its blocks.
+
+    `whole`: the sums of all rows of both, for what is shown, where some were left out.
+    """
     random = np.random.default_rng(seed)
     pooled, size = np.concatenate([reference, window]), len(window)
     sides = reference.sum(axis=0), window.sum(axis=0)
@@ -78,13 +98,14 @@ def compare(measure: Measure, reference: Array, window: Array, level: float, see
         more = _dealt(measure, pooled, size, needed - len(dealt), random)
         dealt = np.concatenate([dealt, more])
     rank = max(int(level * (len(dealt) + 1)), 1)
-    low, high = _interval(measure, (reference, window), random)
+    shown = (reference, window) if whole is None else whole
+    low, high = _interval(measure, shown, random)
     return Found(
         score=score,
         limit=float(np.partition(dealt, -rank)[-rank]),
         chance=float((1 + (dealt >= score).sum()) / (1 + len(dealt))),
-        baseline=float(measure.value(sides[0])),
-        candidate=float(measure.value(sides[1])),
+        baseline=float(measure.value(shown[0].sum(axis=0))),
+        candidate=float(measure.value(shown[1].sum(axis=0))),
         low=low,
         high=high,
     )
@@ -107,7 +128,16 @@ def _dealt(measure: Measure, pooled: Array, size: int, deals: int, random: Any) 
     return np.concatenate(found)
 
 
-def _interval(measure: Measure, sides: tuple[Array, Array], random: Any) -> tuple[float, float]:
+def _at_most(block: Array, most: int, random: Any) -> Array:
+    order = random.permutation(len(block))
+    order = order[np.argsort(block[order], kind="stable")]
+    _, first, place = np.unique(block[order], return_index=True, return_inverse=True)
+    kept = np.zeros(len(block), dtype=bool)
+    kept[order[np.arange(len(block)) - first[place] < most]] = True
+    return kept
+
+
+def _interval(measure: Measure, sides: Sequence[Array], random: Any) -> tuple[float, float]:
     """95 % interval of the window's value less the reference's."""
     values = []
     for side in sides:

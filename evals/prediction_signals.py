@@ -13,7 +13,7 @@ import numpy as np
 
 from evals import prediction_measures as measures
 from evals.comparison import Comparison, Unmeasured
-from evals.prediction_blocks import Measure, can_tell, compare, summed
+from evals.prediction_blocks import Measure, can_tell, compare, evened, summed
 from evals.prediction_window import BLOCK, FEATURE, LABEL, PROBABILITY, RECENT
 from evals.shifts import Shift
 from evals.signals import Kind, Signal
@@ -126,8 +126,13 @@ def _measured(
     signal: Signal, sides: tuple[_Side, _Side], level: float, least: float, seed: int
 ) -> Shift:
     measure, contents, detail = _contents(signal, sides)
-    blocks = [summed(side.block, rows) for side, rows in zip(sides, contents, strict=True)]
-    found = compare(measure, blocks[0], blocks[1], level, seed)
+    whole = [summed(side.block, rows) for side, rows in zip(sides, contents, strict=True)]
+    kept = evened([side.block for side in sides], seed)
+    old, new = (
+        summed(side.block[chosen], rows[chosen])
+        for side, rows, chosen in zip(sides, contents, kept, strict=True)
+    )
+    found = compare(measure, old, new, level, seed, whole)
     return Shift(
         signal=signal.name,
         score=found.score,

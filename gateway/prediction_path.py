@@ -119,13 +119,17 @@ class PredictionEndpoint(LoggedEndpoint):
         if answer.status == 404:
             raise ModelServerAway(
                 f"The model server does not have {work.record.adapter!r} loaded; the controller "
-                "loads it when it comes round: try again.",
+                "loads it when it comes round: try again; if that does not help, its log "
+                "(llmops logs-of controller) says why.",
                 code="version_not_loaded",
             )
         if answer.status == 503:
             raise ModelServerAway(refusal(400, {}, data).message, code="model_server_not_ready")
         if not 200 <= answer.status < 300:
-            raise refusal(answer.status, answer.headers, data)
+            refused = refusal(answer.status, answer.headers, data)
+            if refused.code == BadRequest.code:  # the caller's mistake is no failure of the model
+                raise BadRequest(refused.message, param=refused.param)
+            raise refused
         return data
 
     async def _reply(self, work: Inference, question: Question, data: bytes) -> None:

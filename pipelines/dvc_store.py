@@ -81,7 +81,11 @@ class DvcStore:
             try:
                 dvc.run("pull", "--force", str(pin.relative_to(self.folder)))
             except WorkspaceError as error:
-                raise SnapshotMissing(f"snapshot {snapshot_id}: {error}") from error
+                raise SnapshotMissing(
+                    f"snapshot {snapshot_id} is neither in DVC's cache here nor in "
+                    f"{self.remote.url}: put that back, or freeze its period again (llmops data "
+                    f"snapshot {source} --since … --until …); {error}"
+                ) from error
 
     @property
     def _pins(self) -> Path | None:

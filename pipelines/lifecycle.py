@@ -56,6 +56,10 @@ def require_usable(installation: Installation, spec: Spec) -> None:
     """
     kind = kind_of(spec)
     installation.tracking_uri()
+    try:
+        spec.experiment.settled(installation.configuration.feedback.metrics)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"experiment.{error}") from error
     kind.check(installation, spec)
 
 

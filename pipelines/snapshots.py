@@ -165,7 +165,10 @@ def checkout(installation: Installation, snapshot_id: str) -> Snapshot:
     found = [one for one in kept if one["id"].startswith(snapshot_id)]
     if len(found) != 1 or len(snapshot_id) < SHORTEST:
         known = ", ".join(one["id"][:12] for one in (found or kept)[-10:]) or "none"
-        raise SnapshotMissing(f"no single snapshot {snapshot_id!r} (there are: {known})")
+        raise SnapshotMissing(
+            f"no single snapshot {snapshot_id!r} (there are: {known}); {SHORTEST} digits at least "
+            "are wanted"
+        )
     name, whole_id = found[0]["source"], found[0]["id"]
     folder = _root(installation) / name / whole_id
     with _placing(folder.parent):

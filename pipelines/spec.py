@@ -8,10 +8,11 @@ What stands in `dataset`, `training` and `evaluation` is the kind's business: it
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from evals.gate import Condition
 from gateway.configuration import ConfigurationError
@@ -19,6 +20,7 @@ from gateway.section import Name, Section
 from pipelines.plan import Plan
 
 SPECS = Path(__file__).parent / "specs"
+ModelName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 PLACED = ("dataset", "training", "evaluation")
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class Spec(Section):
         approval: whether a candidate that won is promoted by itself, or waits for a person.
     """
 
-    name: Name
+    name: ModelName
     kind: str
     alias: Name
     dataset: dict[str, Any] = {}
@@ -62,7 +64,10 @@ def load_spec(path: Path) -> Spec:
     found = packaged if not path.is_file() and packaged.exists() else path
     try:
         raw = yaml.safe_load(found.read_text())
+        orjson.dumps(raw, default=str)  # as runs keep it
         return _placed(Spec.model_validate(raw), found.absolute().parent)
+    except orjson.JSONEncodeError as error:
+        raise ConfigurationError(f"{found}: {error}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = ", ".join(sorted(entry.stem for entry in SPECS.glob("*.yaml")))
         raise ConfigurationError(

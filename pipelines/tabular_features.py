@@ -85,6 +85,12 @@ def build(
     events = pd.read_parquet(tables / source.events)
     if given.label not in events:
         raise BadData(f"dataset.label: {given.source} has no column {given.label!r}")
+    if not pd.api.types.is_bool_dtype(events[given.label].dtype):
+        kinds = [name for name in events if pd.api.types.is_bool_dtype(events[name].dtype)]
+        raise BadData(
+            f"dataset.label: {given.label!r} is {events[given.label].dtype}; true or false is "
+            f"wanted, as {', '.join(map(repr, kinds)) or 'none of its columns'} is"
+        )
     asked = Period.read(tables)
     settled = events[source.moment] < asked.until - source.settles_after
     wanted = [source.ids, *schema.asked, given.label]

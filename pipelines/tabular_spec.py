@@ -1,7 +1,7 @@
 """The sections of a tabular model's spec: what it is trained on, how, and what measures it."""
 
 from datetime import date
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -10,6 +10,8 @@ from gateway.configuration import ConfigurationError
 from gateway.section import Name, Section
 from pipelines.spec import Spec
 
+Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2200, 1, 1))]
+MOST, SEEDS = 10**9, 2**32
 Algorithm = Literal["logistic", "histogram", "xgboost"]
 LEAK = "leak_auc"
 METRICS = (
@@ -35,11 +37,11 @@ class TabularData(Section):
     source: Name
     service: Name
     label: Name
-    since: date
-    until: date | Literal["today"]
-    test_days: int = Field(ge=1)
+    since: Day
+    until: Day | Literal["today"]
+    test_days: int = Field(ge=1, le=10_000)
     sample: float = Field(1.0, gt=0, le=1)
-    minimum: int = Field(1000, ge=10)
+    minimum: int = Field(1000, ge=10, le=MOST)
 
 
 class TabularTraining(Section):
@@ -57,7 +59,7 @@ class TabularTraining(Section):
 
     candidates: tuple[Algorithm, ...] = Field(("logistic", "histogram", "xgboost"), min_length=1)
     search: int = Field(4, ge=1, le=100)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     validation_share: float = Field(0.15, gt=0, lt=0.5)
     calibration_share: float = Field(0.15, gt=0, lt=0.5)
     calibration: Literal["sigmoid", "none"] = "sigmoid"
@@ -76,10 +78,10 @@ class TabularEvaluation(Section):
     """
 
     slices: tuple[Name, ...] = ()
-    slice_rows: int = Field(500, ge=1)
+    slice_rows: int = Field(500, ge=1, le=MOST)
     threshold: float = Field(0.5, gt=0, lt=1)
     draws: int = Field(1000, ge=100, le=10_000)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
     timed_rows: int = Field(200, ge=2, le=10_000)
 
     @property
@@ -100,6 +102,10 @@ class TabularSpec(Section):
         if self.dataset.until == "today":
             return self  # known when a pass begins
         days = (self.dataset.until - self.dataset.since).days
+        if days <= 0:
+            raise ValueError(
+                f"dataset.until: {self.dataset.until} is not after since, {self.dataset.since}"
+            )
         if days <= self.dataset.test_days:
             raise ValueError(
                 f"dataset.test_days: {self.dataset.test_days} of the {days} days from since to "

@@ -164,7 +164,13 @@ class Workspace:
         with self._held() as dvc:
             if not pin.exists():
                 _replace(pin, kept.read_text())
-            dvc.run("pull", "--quiet", "--force", f"{PINS}/{pin.name}")
+            try:
+                dvc.run("pull", "--quiet", "--force", f"{PINS}/{pin.name}")
+            except WorkspaceError as error:
+                raise WorkspaceError(
+                    f"data set {dataset_id} of {self.name} is neither in DVC's cache here nor in "
+                    f"{self.remote.url}: put that back, or train again; {error}"
+                ) from error
         fetched = pin.with_suffix("")
         try:
             verify(fetched, read_manifest(fetched))
@@ -196,10 +202,9 @@ class Workspace:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise self._busy("") from error
-            left = orphans(self.folder.resolve())
-            if left:
-                raise self._busy(f" (process {', '.join(map(str, left))})")
+                raise self._busy() from error
+            if orphans(self.folder.resolve()):
+                raise self._busy()
             self._configure()
             drop_stale_locks(self.folder / ".dvc" / "tmp" / "rwlock")
             with self._whole_lock():
@@ -234,7 +239,10 @@ class Workspace:
         if self.lock:
             _replace(self._kept_lock, self.lock)
 
-    def _busy(self, who: str) -> WorkspaceBusy:
+    def _busy(self) -> WorkspaceBusy:
+        """Names the stage's process: of a run that was killed it may be all that is left."""
+        left = ", ".join(map(str, orphans(self.folder.resolve())))
+        who = f" (process {left})" if left else ""
         return WorkspaceBusy(
             f"{self.folder}: a run of {self.name} is under way{who}; wait for its end, or stop it"
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SOURCE = Annotated[str, typer.Argument(help="where from")]
 ID = Annotated[str, typer.Argument(metavar="ID", help="a snapshot; the first characters do")]
 MOMENT = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+YEARS = range(1900, 2201)
 UNALIKE = 0.1  # distance of distributions from which on a column is shown,
 MISSING = 0.01  # or difference of the shares of missing values
 
@@ -114,11 +115,12 @@ def materialise(
         installation = installation_of(state)
         found = fetched(installation, snapshot_id)
         moment = _utc(until) or datetime.fromisoformat(found.manifest.about["until"])
-        begins = datetime.fromisoformat(found.manifest.about["since"])
-        if moment <= begins:
+        about = found.manifest.about
+        begins, ends = (datetime.fromisoformat(about[name]) for name in ("since", "until"))
+        if not begins < moment <= ends:
             raise ConfigurationError(
-                f"--until: {moment:%Y-%m-%d %H:%M} is before the snapshot, which is from "
-                f"{begins:%Y-%m-%d %H:%M} on"
+                f"--until: {moment:%Y-%m-%d %H:%M} is not within the snapshot, which is from "
+                f"{begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC"
             )
         redis_url = installation.configuration.model_server.redis_url
         with open_features(found.folder, redis_url) as store:
@@ -154,4 +156,8 @@ def _row(column: "ColumnDifference") -> tuple[str, str, str, str]:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
+    if moment is None:
+        return None
+    if moment.year not in YEARS:
+        raise typer.BadParameter(f"{moment:%Y-%m-%d}: years are {YEARS.start} to {YEARS.stop - 1}")
+    return moment.replace(tzinfo=UTC)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from evals.prediction_blocks import can_tell, compare, summed
+from evals.prediction_blocks import can_tell, compare, evened, summed
 from evals.prediction_measures import (
     AREA,
     BRIER,
@@ -48,6 +48,29 @@ def test_days_that_are_alike_inside_raise_no_more_alarms_than_they_may():
         by_rows += number_shift("x", rows[0], rows[1], LEVEL, 0).drifted
     assert by_days <= 26  # more have a chance of 0.2 % at this level
     assert by_rows > TRIALS / 2, "counted by rows they would"
+
+
+def test_days_with_fewer_rows_are_not_taken_for_a_drift():
+    """The calibration error of few rows is larger by chance alone."""
+    random, alarms = np.random.default_rng(2), {"as they are": 0, "evened": 0}
+    for seed in range(TRIALS):
+        sides = []
+        for count, rows in ((14, 150), (7, 30)):
+            probability = random.random(count * rows)
+            label = (random.random(count * rows) < probability).astype(float)
+            blocks = np.repeat(np.arange(count), rows)
+            sides.append((blocks, calibration_contents(probability, label)))
+        kept = evened([blocks for blocks, _ in sides], seed)
+        assert [int(one.sum()) for one in kept] == [14 * 30, 7 * 30]
+        for name, chosen in (("as they are", [slice(None)] * 2), ("evened", kept)):
+            old, new = (
+                summed(blocks[rows], contents[rows])
+                for (blocks, contents), rows in zip(sides, chosen, strict=True)
+            )
+            found = compare(CALIBRATION, old, new, LEVEL, seed)
+            alarms[name] += found.score > found.limit
+    assert alarms["evened"] <= 26
+    assert alarms["as they are"] > TRIALS / 2
 
 
 @pytest.mark.parametrize(

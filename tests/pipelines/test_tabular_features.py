@@ -3,10 +3,11 @@
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pipelines.spec import load_spec
-from pipelines.tabular_features import Period, period
+from pipelines.tabular_features import Period, build, period
 from pipelines.tabular_rows import BadData
 from pipelines.tabular_spec import TabularData, sections
 
@@ -30,6 +31,16 @@ def test_until_today_takes_in_what_came_since_and_no_more_than_there_is() -> Non
     assert period(given, date(2026, 1, 1)).until == datetime(2014, 1, 2, tzinfo=UTC)
     with pytest.raises(BadData, match="2013-01-01 to 2013-01-20 has no day to train on"):
         period(given, date(2013, 1, 20))
+
+
+def test_a_label_that_is_neither_true_nor_false_is_refused_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    events = {"scheduled_departure": [TODAY], "distance": [1.5], "late": [True]}
+    pandas.DataFrame(events).to_parquet(tmp_path / "flights.parquet")
+    wanted = "'distance' is float64; true or false is wanted, as 'late' is"
+    with pytest.raises(BadData, match=wanted):
+        build("flight-delay", data(label="distance"), tmp_path, "a" * 32, tmp_path)
 
 
 def test_the_stages_of_a_pass_go_by_the_same_days(tmp_path: Path) -> None:
