@@ -100,7 +100,7 @@ def test_a_candidate_that_the_gate_holds_ends_the_command_with_100(copied: Train
     assert done.returncode == 100, done.stderr
     why = "exact_match: 24 pairs of values, needs 1000: not enough"
     assert "against base: hold" in done.stdout and f"\n  {why}\n" in done.stdout
-    assert "registered" not in done.stdout and done.stderr == ""
+    assert "not registered" in done.stdout and done.stderr == ""
     shown = out(copied, "train", "status", NAME)
     assert f"hold: {why}" in shown and shown.count("finished") == 2
     assert arms(copied) is None
@@ -120,7 +120,7 @@ def test_one_pass_at_a_time(copied: TrainHome):
     ("arguments", "message"),
     [
         ("train llm nothing", "nothing: not a spec that can be read"),
-        ("experiment start cities 1", "the spec extractor is of extractor, not of cities"),
+        ("experiment start nobody 1", "no pass of nobody was run here; see --spec"),
         ("experiment start cities 99 --spec SPEC", "cities has no version '99' that was"),
         ("experiment status nobody", "no model 'nobody' (there are: cities)"),
         ("experiment stop nothing --reason r", "there is no experiment 'nothing'"),
