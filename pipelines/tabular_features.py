@@ -83,14 +83,7 @@ def build(
 
     source, schema = source_of(given.source), feature_schema(given.service)
     events = pd.read_parquet(tables / source.events)
-    if given.label not in events:
-        raise BadData(f"dataset.label: {given.source} has no column {given.label!r}")
-    if not pd.api.types.is_bool_dtype(events[given.label].dtype):
-        kinds = [name for name in events if pd.api.types.is_bool_dtype(events[name].dtype)]
-        raise BadData(
-            f"dataset.label: {given.label!r} is {events[given.label].dtype}; true or false is "
-            f"wanted, as {', '.join(map(repr, kinds)) or 'none of its columns'} is"
-        )
+    _require_label(events, given)
     asked = Period.read(tables)
     settled = events[source.moment] < asked.until - source.settles_after
     wanted = [source.ids, *schema.asked, given.label]
@@ -114,6 +107,19 @@ def build(
         COLUMNS: columns_of(given.service, parts[TRAIN]),
     }
     return seal(out, name, {file: len(part) for file, part in parts.items()}, about)
+
+
+def _require_label(events: "pd.DataFrame", given: TabularData) -> None:
+    from pandas.api.types import is_bool_dtype
+
+    if given.label not in events:
+        raise BadData(f"dataset.label: {given.source} has no column {given.label!r}")
+    if not is_bool_dtype(events[given.label].dtype):
+        fit = [repr(name) for name in events if is_bool_dtype(events[name].dtype)]
+        raise BadData(
+            f"dataset.label: {given.label!r} is {events[given.label].dtype}; true or false is "
+            f"wanted, as {', '.join(fit) or 'none of its columns'} is"
+        )
 
 
 def _sampled(events: "pd.DataFrame", share: float) -> "pd.DataFrame":
