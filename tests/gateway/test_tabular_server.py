@@ -228,6 +228,12 @@ async def test_features_that_are_given_count(client, stand):
     assert mixed["features"] == [{**features, "humid": 99.5, "temp": None}]
 
 
+async def test_a_callers_mistake_is_no_failure_of_the_model(client, stand):
+    async with client.post(PREDICT, json={"instances": [flight(dep_delay=4)]}) as response:
+        assert response.status == 400
+    assert stand.gateway.row(response.headers["x-request-id"]).meta["status"] == "rejected"
+
+
 LACKING = {name: value for name, value in FLIGHT.items() if name != "carrier"}
 
 
