@@ -215,9 +215,29 @@ def _tell_standing(installation: "Installation", row: "ExperimentRow") -> None:
     observations = Observations(installation.database, installation.reader, row)
     finding = experiment.examine(row, observations)
     typer.echo(finding.reason)
+    _tell_unserved(installation, row)
     if finding.guards:
         typer.echo("")
         _print_metrics((finding.result, *finding.guards))
+
+
+def _tell_unserved(installation: "Installation", row: "ExperimentRow") -> None:
+    """Arms that a replica does not serve: their users get errors until it does."""
+    from pipelines.engines import engine_of
+    from pipelines.rollout import RolloutFailed
+
+    if row.alias.startswith(PROMPT_SPLIT):
+        return
+    engine = engine_of(installation, row.alias)
+    wanted = {arm["variant"]["adapter"] for arm in row.arms} - {None}
+    for url in engine.urls if wanted else ():
+        try:
+            missing = wanted - asyncio.run(engine.replicas().served(url))
+        except RolloutFailed as error:
+            typer.echo(f"warning: {error}")
+            continue
+        for name in sorted(missing):
+            typer.echo(f"warning: {url} does not serve {name}; why: llmops logs-of controller")
 
 
 def _print(rows: "Sequence[ExperimentRow]", *, with_alias: bool) -> None:

@@ -165,6 +165,10 @@ def test_an_experiment_from_start_to_stop(copied: TrainHome):
     assert re.search(rf"{identifier} │ {version.version} +│ running", shown)
     assert shown.splitlines()[-1].startswith("not decided yet: helpful: an arm without any")
 
+    copied.engine.adapters.clear()
+    shown = out(copied, "experiment", "status", NAME)
+    assert f"/v1 does not serve {version.served_name}; why: llmops" in shown
+
     under = f"experiment {identifier} is under way"
     assert under in refusal(copied, "experiment", "start", NAME, version.version, *spec)
     assert under in refusal(copied, "promote", NAME, version.version, *WHY)
