@@ -1,12 +1,9 @@
-"""Where snapshots are kept: one interface, DVC or lakeFS behind it, as configured."""
+"""Where snapshots are kept: one interface, with DVC or lakeFS behind it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.configuration import owned_section
-from pipelines.data_plan import DataPlan
-from pipelines.installation import Installation
 from pipelines.manifest import Manifest
 
 
@@ -40,15 +37,3 @@ def summary(manifest: Manifest) -> dict[str, Any]:
     """What `listed` tells of a snapshot."""
     told = {name: manifest.about.get(name) for name in ("since", "until", "created_at")}
     return {"id": manifest.dataset_id, "source": manifest.name, "rows": manifest.rows, **told}
-
-
-def store_of(installation: Installation) -> SnapshotStore:
-    """The store that is configured. Raises ConfigurationError."""
-    plan = owned_section(installation.configuration, "data", DataPlan)
-    if plan.lakefs is not None:
-        from pipelines.lakefs_store import open_lakefs
-
-        return open_lakefs(installation.settings, plan.lakefs)
-    from pipelines.dvc_store import DvcStore
-
-    return DvcStore(installation.settings, plan)

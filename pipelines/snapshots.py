@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.configuration import ConfigurationError
 from pipelines import flights
+from pipelines.data_store import store_of
 from pipelines.installation import Installation
 from pipelines.manifest import (
     MANIFEST,
@@ -27,7 +28,7 @@ from pipelines.manifest import (
     seal,
     verify,
 )
-from pipelines.snapshot_store import SnapshotMissing, store_of
+from pipelines.snapshot_store import SnapshotMissing
 
 SHORTEST = 6  # characters of an id that are enough to name it
 

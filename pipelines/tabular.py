@@ -24,6 +24,7 @@ from gateway.feature_store import REPOSITORY, FeatureStoreError
 from gateway.tabular_model import ModelUnusable, load_model
 from pipelines import snapshots
 from pipelines.champion import champion_name
+from pipelines.data_store import store_of
 from pipelines.engines import engine_of
 from pipelines.features import FeaturesMissing
 from pipelines.installation import Installation
@@ -39,7 +40,6 @@ from pipelines.kinds import (
 )
 from pipelines.manifest import Manifest, read_manifest
 from pipelines.schema import SchemaChanged
-from pipelines.snapshot_store import store_of
 from pipelines.spec import Spec
 from pipelines.step_runs import PASS
 from pipelines.tables import DatasetRow, TrainingRow

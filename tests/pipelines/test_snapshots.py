@@ -18,12 +18,13 @@ import yaml
 from deploy.migrations import upgrade
 from gateway.configuration import ConfigurationError
 from gateway.settings import load_settings
+from pipelines.data_store import store_of
 from pipelines.dvc_process import WorkspaceError
 from pipelines.features import open_features
 from pipelines.installation import Installation, open_installation
 from pipelines.lakefs_store import LakeFSFailed
 from pipelines.snapshot_difference import difference
-from pipelines.snapshot_store import SnapshotMissing, store_of
+from pipelines.snapshot_store import SnapshotMissing
 from pipelines.snapshots import Snapshot, checkout, freeze, listed
 from tests.gateway_process import configuration
 from tests.pipelines.lakefs_server import KEY, REPOSITORY, SECRET, LakeFSServer
