@@ -118,7 +118,7 @@ def test_what_is_known_only_after_departure_is_noticed(home, first, tmp_path):
     assert verdict.decision is Decision.REJECT
     assert any("leak_auc" in one and "dep_delay" in one for one in verdict.reasons), verdict.reasons
     auc = next(one for one in verdict.metrics if one.name == "auc")
-    assert auc.value > auc.baseline + 0.1  # it looks far better, and is not let through
+    assert auc.candidate > auc.baseline + 0.1  # it looks far better, and is not let through
     with home.open() as here, pytest.raises(BadRequest, match="is reject, so it is not registered"):
         lifecycle.register(here, spec, trained, judged, tmp_path, silent)
     assert champion(home) == before
