@@ -223,5 +223,7 @@ def _time(where: str, name: str, value: Any) -> datetime:
     if given.tzinfo is None:
         raise SchemaMismatch(where, name, f"is {value!r}, which has no time zone")
     if not EARLIEST <= moment < LATEST:
-        raise SchemaMismatch(where, name, f"is {value!r}, which no model knows times of")
+        raise SchemaMismatch(
+            where, name, f"is {value!r}, but a time from {EARLIEST:%Y} to {LATEST:%Y} is wanted"
+        )
     return moment
